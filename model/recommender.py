@@ -1,0 +1,153 @@
+"""The one interface of every recommender, in three steps, and `Popular`, the recommender that needs no training.
+
+    encode(histories)            -> user tokens     the dear step; what the service caches
+    generate(user tokens, dials) -> taste           batched; every request brings its own seed
+    retrieve(taste, eligible, k) -> rows, scores    one query a request, filters inside, exact
+
+Histories, tastes and answers are in rows; the catalogue turns them into ids. Nothing here knows HTTP, a store
+or a file format.
+"""
+
+from __future__ import annotations
+
+import struct
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.catalogue import Catalogue, Mask, Rows
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class UserTokens:
+    """What `encode` learns of one user: the condition and the profile, both float32 vectors.
+
+    condition: (D,) the backbone's state after the last item. profile: (P,) made only from what lies before
+    the history that was read; (0,) where a recommender has none.
+    """
+
+    condition: Floats
+    profile: Floats
+
+    _HEADER: ClassVar[struct.Struct] = struct.Struct("<4sBII")
+    _MAGIC: ClassVar[bytes] = b"ctok"
+    _VERSION: ClassVar[int] = 1
+
+    def to_bytes(self) -> bytes:
+        """Little-endian float32 behind a short header (magic, version, two lengths): safe to read back."""
+        header = self._HEADER.pack(self._MAGIC, self._VERSION, len(self.condition), len(self.profile))
+        return header + self.condition.astype("<f4").tobytes() + self.profile.astype("<f4").tobytes()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> UserTokens:
+        """Reads `to_bytes`. Raises ValueError on anything else."""
+        if len(data) < cls._HEADER.size:
+            raise ValueError("user tokens are shorter than their header")
+        magic, version, condition, profile = cls._HEADER.unpack_from(data)
+        if magic != cls._MAGIC or version != cls._VERSION:
+            raise ValueError("these bytes are not user tokens of this version")
+        if len(data) != cls._HEADER.size + 4 * (condition + profile):
+            raise ValueError("user tokens have another length than their header says")
+        values = np.frombuffer(data, dtype="<f4", offset=cls._HEADER.size).astype(np.float32)
+        return cls(condition=values[:condition], profile=values[condition:])
+
+
+@dataclass(frozen=True, slots=True)
+class Dials:
+    """What a request may turn. explore: 0 (the best list, always the same) to 1. seed: of the noise when exploring."""
+
+    explore: float = 0.0
+    seed: int = 0
+
+
+class Recommender(ABC):
+    """What every recommender can do. Subclasses state shapes only where they add to what is said here."""
+
+    kind: ClassVar[str]  # "continuous", "semantic", "popular": names the class in a bundle's manifest
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self.catalogue = catalogue
+
+    @abstractmethod
+    def encode(self, histories: Sequence[Rows]) -> list[UserTokens]:
+        """User tokens for each history (rows, oldest first, any length, empty allowed)."""
+
+    @abstractmethod
+    def generate(self, tokens: Sequence[UserTokens], dials: Sequence[Dials]) -> list[Any]:
+        """One taste for each user. The same tokens and dials give the same taste, alone or in a batch."""
+
+    @abstractmethod
+    def retrieve(self, taste: Any, eligible: Mask, k: int) -> tuple[Rows, Floats]:
+        """The min(k, eligible) best rows among eligible (N,), best first, with their scores, which never rise."""
+
+    @abstractmethod
+    def score(self, taste: Any) -> Floats:
+        """(N,) the score of every item: the plain twin of `retrieve`, and what evaluation reads."""
+
+    @abstractmethod
+    def neighbours(self, rows: Rows, eligible: Mask, k: int) -> tuple[Rows, Floats]:
+        """Like `retrieve`, for the mean of the items' own vectors: the rung of the ladder that needs no backbone.
+
+        Rows may be empty; then the list is the most popular one.
+        """
+
+    def recommend(
+        self, history: Rows, k: int = 10, *, seen: Rows | None = None, eligible: Mask | None = None, dials: Dials | None = None
+    ) -> tuple[Rows, Floats]:
+        """The three steps in one call. `seen` (default: the history) is never returned."""
+        mask = np.ones(len(self.catalogue), dtype=np.bool_) if eligible is None else eligible.copy()
+        mask[history if seen is None else seen] = False
+        (taste,) = self.generate(self.encode([history]), [dials or Dials()])
+        return self.retrieve(taste, mask, k)
+
+
+def best(scores: Floats, eligible: Mask, k: int) -> tuple[Rows, Floats]:
+    """The min(k, eligible) best rows of scores (N,), best first; equal scores go to the lower row."""
+    rows = np.flatnonzero(eligible)
+    if len(rows) > k:
+        found = scores[rows]
+        threshold = np.partition(found, len(found) - k)[len(found) - k] if k > 0 else np.inf
+        rows = rows[found >= threshold]  # every tie at the threshold, so that the sort below decides it
+    order = np.argsort(-scores[rows], kind="stable")[:k]
+    rows = rows[order]
+    return rows.astype(np.int64), scores[rows]
+
+
+class Popular(Recommender):
+    """Counts. The baseline that everyone else must beat, and the last rung of the ladder.
+
+    counts: (N,) interactions of each item, from the training period.
+    """
+
+    kind = "popular"
+
+    def __init__(self, catalogue: Catalogue, counts: NDArray[np.int64]) -> None:
+        super().__init__(catalogue)
+        if counts.shape != (len(catalogue),):
+            raise ValueError(f"counts has shape {counts.shape}, the catalogue {len(catalogue)} items")
+        self.counts = counts
+        self._scores = counts.astype(np.float32)
+
+    def encode(self, histories: Sequence[Rows]) -> list[UserTokens]:
+        nothing = np.zeros(0, dtype=np.float32)
+        return [UserTokens(condition=nothing, profile=nothing) for _ in histories]
+
+    def generate(self, tokens: Sequence[UserTokens], dials: Sequence[Dials]) -> list[None]:
+        if len(tokens) != len(dials):
+            raise ValueError(f"{len(tokens)} user tokens but {len(dials)} dials")
+        return [None] * len(tokens)
+
+    def retrieve(self, taste: None, eligible: Mask, k: int) -> tuple[Rows, Floats]:
+        return best(self._scores, eligible, k)
+
+    def score(self, taste: None) -> Floats:
+        return self._scores
+
+    def neighbours(self, rows: Rows, eligible: Mask, k: int) -> tuple[Rows, Floats]:
+        return best(self._scores, eligible, k)
