@@ -10,7 +10,7 @@ appear in requests, answers and files; rows appear everywhere else. This module 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -56,7 +56,7 @@ class Catalogue:
     def __getitem__(self, row: int) -> Item:
         return self._items[row]
 
-    def __iter__(self) -> Iterable[Item]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Item]:
         return iter(self._items)
 
     def row(self, item_id: str) -> int | None:

@@ -1,0 +1,220 @@
+"""Prepared data: interactions as plain arrays beside their catalogue, the only thing that a fit function reads.
+
+This module knows numpy, JSON and safetensors; no data frame, no source format, no model. Users and items are
+numbers here (a user number indexes `users`, an item number is a catalogue row).
+
+    prepared = Prepared.read(Path("data/ml-100k"))
+    offsets, items = prepared.train_histories()
+    asked = prepared.evaluation("test")   # asked.users, asked.histories, asked.targets
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from model.catalogue import Catalogue, Rows
+
+TRAIN, VALIDATION, TEST = 0, 1, 2
+Part = Literal["validation", "test"]
+PARTS: dict[Part, int] = {"validation": VALIDATION, "test": TEST}
+
+FORMAT = 1
+FILES = ("arrays.safetensors", "catalogue.jsonl", "users.json", "facts.json")
+
+
+class DataError(ValueError):
+    """Data that cannot be used, told in one sentence that a user can act on."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationSet:
+    """Who is asked what: for each of n users a history (rows, oldest first, never empty) and the one row to find."""
+
+    users: NDArray[np.int64]  # (n,) user numbers
+    histories: list[Rows]
+    targets: NDArray[np.int64]  # (n,)
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """U users, E events, a catalogue of N items. Events of user u are offsets[u]:offsets[u + 1], oldest first.
+
+    Splitting is recorded per event. A user's target in a part is their first event of that part, their history
+    is every event of an earlier part, and a user without either is not asked. For leave-one-out this means: the
+    last event is the test target and the test history includes the validation event. For a split by time: the
+    first event of the period, given everything before the period began.
+
+    Raises DataError when the arrays contradict each other.
+    """
+
+    catalogue: Catalogue
+    users: tuple[str, ...]
+    offsets: NDArray[np.int64]  # (U + 1,)
+    items: NDArray[np.int32]  # (E,) catalogue rows
+    times: NDArray[np.int64]  # (E,) unix seconds, or the position where the source has only order
+    values: NDArray[np.float32]  # (E,) NaN where the source has none
+    split: NDArray[np.int8]  # (E,) TRAIN, VALIDATION or TEST
+    facts: dict[str, Any] = field(default_factory=dict)  # source, counts, cleaning, the split's rule and hash
+
+    def __post_init__(self) -> None:
+        for name, dtype in (("offsets", "i8"), ("items", "i4"), ("times", "i8"), ("values", "f4"), ("split", "i1")):
+            array = getattr(self, name)
+            if array.dtype != np.dtype(dtype) or array.ndim != 1:
+                raise DataError(f"{name} must be one-dimensional {np.dtype(dtype)}, not {array.ndim}-d {array.dtype}")
+        events = len(self.items)
+        for name in ("times", "values", "split"):
+            if len(getattr(self, name)) != events:
+                raise DataError(f"{name} has {len(getattr(self, name))} entries for {events} events")
+        if len(self.offsets) != len(self.users) + 1:
+            raise DataError(f"{len(self.users)} users need {len(self.users) + 1} offsets, not {len(self.offsets)}")
+        if self.offsets[0] != 0 or self.offsets[-1] != events or bool((np.diff(self.offsets) < 0).any()):
+            raise DataError(f"offsets must rise from 0 to the number of events, {events}")
+        if len(set(self.users)) != len(self.users):
+            raise DataError("a user id appears twice")
+        if events == 0:
+            return
+        if self.items.min() < 0 or self.items.max() >= len(self.catalogue):
+            raise DataError(f"an item row lies outside the catalogue of {len(self.catalogue)} items")
+        if self.split.min() < TRAIN or self.split.max() > TEST:
+            raise DataError("split must be 0 (train), 1 (validation) or 2 (test)")
+        within = np.ones(events - 1, dtype=np.bool_)  # True where an event and the one before it are one user's
+        starts = self.offsets[1:-1]
+        within[starts[(starts > 0) & (starts < events)] - 1] = False
+        for name in ("times", "split"):
+            if bool((np.diff(getattr(self, name))[within] < 0).any()):
+                raise DataError(f"{name} must not fall within a user's events")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over the arrays (the split among them), the user ids and the catalogue. Facts do not enter."""
+        digest = hashlib.sha256(b"contrec prepared 1\n")
+        for name, array in self._arrays().items():
+            digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+            digest.update(array.tobytes())
+        digest.update(json.dumps(self.users).encode())
+        for item in self.catalogue:
+            digest.update(json.dumps([item.item_id, item.title, item.categories, item.text]).encode())
+        return digest.hexdigest()
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        values = np.where(np.isnan(self.values), np.float32(np.nan), self.values)  # one NaN, whatever its payload
+        arrays: dict[str, NDArray[Any]] = {
+            "offsets": self.offsets,
+            "items": self.items,
+            "times": self.times,
+            "values": values,
+            "split": self.split,
+        }
+        return {
+            name: np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")) for name, array in arrays.items()
+        }
+
+    def history(self, user: int) -> Rows:
+        """All events of a user number, oldest first, of every part."""
+        return self.items[self.offsets[user] : self.offsets[user + 1]].astype(np.int64)
+
+    def train_histories(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """(offsets (U + 1,), items) of the training events alone: what everything fitted may see."""
+        kept = self.split == TRAIN
+        before = np.concatenate([[0], np.cumsum(kept)])
+        return before[self.offsets].astype(np.int64), self.items[kept]
+
+    def evaluation(self, part: Part) -> EvaluationSet:
+        """Users, histories and targets of a part, in user order."""
+        if part not in PARTS:
+            raise ValueError(f"part must be one of {', '.join(PARTS)}, not {part!r}")
+        number = PARTS[part]
+        users, histories, targets = [], [], []
+        for user, (start, stop) in enumerate(zip(self.offsets[:-1], self.offsets[1:], strict=True)):
+            # Parts never fall within a user, so an earlier part is a prefix.
+            first, after = np.searchsorted(self.split[start:stop], [number, number + 1])
+            if first == 0 or first == after:
+                continue
+            users.append(user)
+            histories.append(self.items[start : start + first].astype(np.int64))
+            targets.append(int(self.items[start + first]))
+        return EvaluationSet(np.array(users, dtype=np.int64), histories, np.array(targets, dtype=np.int64))
+
+    def write(self, folder: Path) -> None:
+        """Writes the folder whole or not at all, over an older prepared folder if there is one.
+
+        Raises DataError when something else is in the way.
+        """
+        if folder.exists() and not _is_prepared_or_empty(folder):
+            raise DataError(f"{folder} exists and is not a prepared data folder; choose another one or remove it")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            new.chmod(0o755)  # mkdtemp makes it private to this user
+            save_file(self._arrays(), new / "arrays.safetensors")
+            self.catalogue.write(new / "catalogue.jsonl")
+            (new / "users.json").write_text(json.dumps(self.users, ensure_ascii=False), encoding="utf-8")
+            facts = {"format": FORMAT, "fingerprint": self.fingerprint, **self.facts}
+            (new / "facts.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            for path in (*new.iterdir(), new):
+                _fsync(path)
+            old = new.with_name(new.name + ".old")
+            if folder.exists():
+                folder.rename(old)  # a folder with files cannot be renamed over
+            new.rename(folder)
+            _fsync(folder.parent)
+            shutil.rmtree(old, ignore_errors=True)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+
+    @classmethod
+    def read(cls, folder: Path) -> Prepared:
+        """Reads what `write` wrote and checks its fingerprint. Raises DataError, one sentence, on anything else."""
+        for name in FILES:
+            if not (folder / name).is_file():
+                raise DataError(f"{folder} is not a prepared data folder: {name} is missing")
+        try:
+            facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+            if facts.pop("format", None) != FORMAT:
+                raise DataError(f"{folder} was written by another version of contrec: prepare the data again")
+            fingerprint = facts.pop("fingerprint", None)
+            arrays = load_file(folder / "arrays.safetensors")
+            prepared = cls(
+                catalogue=Catalogue.read(folder / "catalogue.jsonl"),
+                users=tuple(json.loads((folder / "users.json").read_text(encoding="utf-8"))),
+                facts=facts,
+                **{name: arrays[name] for name in ("offsets", "items", "times", "values", "split")},
+            )
+        except DataError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+            raise DataError(f"{folder} is damaged and cannot be read ({error}): prepare the data again") from error
+        if prepared.fingerprint != fingerprint:
+            raise DataError(f"{folder} does not match its own fingerprint: it was changed, prepare the data again")
+        return prepared
+
+
+def _is_prepared_or_empty(folder: Path) -> bool:
+    if not folder.is_dir():
+        return False
+    names = {path.name for path in folder.iterdir()}
+    return not names or names == set(FILES)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
