@@ -96,7 +96,12 @@ class Catalogue:
         """One JSON object a line, in row order."""
         with path.open("w", encoding="utf-8") as file:
             for item in self._items:
-                record = {"item_id": item.item_id, "title": item.title, "categories": item.categories, "text": item.text}
+                record = {
+                    "item_id": item.item_id,
+                    "title": item.title,
+                    "categories": item.categories,
+                    "text": item.text,
+                }
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
     @classmethod

@@ -98,7 +98,13 @@ class Recommender(ABC):
         """
 
     def recommend(
-        self, history: Rows, k: int = 10, *, seen: Rows | None = None, eligible: Mask | None = None, dials: Dials | None = None
+        self,
+        history: Rows,
+        k: int = 10,
+        *,
+        seen: Rows | None = None,
+        eligible: Mask | None = None,
+        dials: Dials | None = None,
     ) -> tuple[Rows, Floats]:
         """The three steps in one call. `seen` (default: the history) is never returned."""
         mask = np.ones(len(self.catalogue), dtype=np.bool_) if eligible is None else eligible.copy()

@@ -1,0 +1,370 @@
+"""Bundles: the immutable, versioned folders that training publishes and the service loads.
+
+    bundles/<name>/<version>/manifest.json    format, recipe, data fingerprint, libraries, metrics, sha256 of each file
+    bundles/<name>/<version>/...              what the recommender's kind needs
+    bundles/<name>/current                    JSON: the active version and the one before it, replaced atomically
+
+A reader sees a whole bundle or none: a bundle is filled beside its place, made durable, and renamed into it.
+`verify` proves **integrity, not origin**: it finds a flipped byte, a missing or a foreign file, but whoever can write
+the folder can write a manifest that fits it. Load bundles only from where you would install software from.
+This module knows no tensor and no recommender; names and versions in, paths out.
+
+    path = write_bundle(root, "movies", kind="popular", recipe="popular", config={}, ..., fill=recommender.save)
+    activate(root, "movies", path.name)
+    manifest = verify(active(root, "movies"))
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+CURRENT = "current"
+LIBRARIES = ("contrec", "torch", "transformers", "safetensors", "numpy", "faiss-cpu")
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_UNFINISHED = ".unfinished-"
+
+
+class BundleError(Exception):
+    """A bundle that cannot be used or written; the message is one sentence for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """What the manifest says of one file."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The content of manifest.json. `files` holds every file of the bundle but the manifest, by its path inside."""
+
+    name: str
+    version: str
+    kind: str
+    recipe: str
+    recipe_config: dict[str, Any]
+    data_fingerprint: str
+    metrics: dict[str, float]
+    files: dict[str, File]
+    libraries: dict[str, str] = field(default_factory=dict)
+    created: str = ""
+    format: int = FORMAT
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of `list_bundles`: a version, what its manifest says, and whether it is the active one."""
+
+    version: str
+    path: Path
+    active: bool
+    manifest: Manifest
+
+
+# ---------------------------------------------------------------------------------------------------- writing
+
+
+def write_bundle(
+    root: Path,
+    name: str,
+    *,
+    kind: str,
+    recipe: str,
+    config: Mapping[str, Any],
+    data_fingerprint: str,
+    metrics: Mapping[str, float],
+    fill: Callable[[Path], None],
+    report: Callable[[str], None] = lambda sentence: None,
+) -> Path:
+    """Publishes `<root>/<name>/<version>/` with the files that `fill` writes into the folder it is given.
+
+    The version is the first 12 hex digits of a SHA-256 over everything but the time: the same seed gives the same
+    version, and publishing what is already there changes nothing and says so to `report`.
+    Raises BundleError for an unusable name, a link, a metric that is not finite, or a bundle without files.
+    """
+    home = _home(root, name)
+    home.mkdir(parents=True, exist_ok=True)
+    _sweep(home)
+    work = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=home))
+    try:
+        fill(work)
+        files = {path: _describe(work / path) for path in _files(work)}
+        if not files:
+            raise BundleError(f"the bundle {name!r} would hold no file")
+        content = {
+            "format": FORMAT,
+            "name": name,
+            "kind": kind,
+            "recipe": recipe,
+            "recipe_config": dict(config),
+            "data_fingerprint": data_fingerprint,
+            "metrics": dict(metrics),
+            "libraries": _libraries(),
+            "files": {path: asdict(file) for path, file in files.items()},
+        }
+        try:
+            text = json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise BundleError(f"the manifest of bundle {name!r} cannot be written as JSON: {error}") from error
+        version = hashlib.sha256(text.encode()).hexdigest()[:12]
+        target = home / version
+        if target.exists():
+            verify(target)
+            report(f"bundle {name}/{version} is already published; nothing changed")
+            return target
+        record = json.loads(text) | {"version": version, "created": datetime.now(UTC).isoformat(timespec="seconds")}
+        (work / MANIFEST).write_text(_manifest(record).to_json(), encoding="utf-8")
+        for path in (*files, MANIFEST):
+            _sync(work / path)
+        for folder in {parent for path in files for parent in (work / path).parents if parent.is_relative_to(work)}:
+            _sync(folder)
+        work.chmod(0o755)  # mkdtemp makes it private; the service may run as another user
+        try:
+            work.rename(target)
+        except OSError:
+            if not target.exists():
+                raise
+            verify(target)  # another writer published the same content first
+        _sync(home)
+        report(f"bundle {name}/{version} published")
+        return target
+    finally:
+        if work.exists():
+            shutil.rmtree(work)
+
+
+def _sweep(home: Path) -> None:
+    """Removes what a killed writer left behind, once it is a day old: no writer takes that long."""
+    for left in home.glob(_UNFINISHED + "*"):
+        if left.stat().st_mtime < time.time() - 24 * 3600:
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def _libraries() -> dict[str, str]:
+    found = {}
+    for library in LIBRARIES:
+        try:
+            found[library] = metadata.version(library).partition("+")[0]
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _describe(path: Path) -> File:
+    with path.open("rb") as file:
+        return File(sha256=hashlib.file_digest(file, "sha256").hexdigest(), bytes=path.stat().st_size)
+
+
+def _files(folder: Path) -> list[str]:
+    """Every file below folder as a posix path inside it, sorted. Raises BundleError on a link or a special file."""
+    found = []
+    for parent, folders, names in os.walk(folder):
+        for name in (*folders, *names):
+            path = Path(parent) / name
+            inside = path.relative_to(folder).as_posix()
+            if path.is_symlink():
+                raise BundleError(f"{inside} in bundle {folder} is a symbolic link; a bundle holds plain files only")
+            if name in names:
+                if not path.is_file():
+                    raise BundleError(f"{inside} in bundle {folder} is not a plain file")
+                found.append(inside)
+    return sorted(found)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# ---------------------------------------------------------------------------------------------------- reading
+
+
+def verify(path: Path) -> Manifest:
+    """Reads the manifest of the bundle at path and checks each file against it; see the module on what that proves.
+
+    Raises BundleError with one sentence that names the file and what is wrong with it.
+    """
+    manifest = read_manifest(path)
+    present = [inside for inside in _files(path) if inside != MANIFEST]
+    for inside in present:
+        if inside not in manifest.files:
+            raise BundleError(f"{inside} in bundle {path} is not in its manifest")
+    for inside, expected in manifest.files.items():
+        if inside not in present:
+            raise BundleError(f"{inside} is missing from bundle {path}")
+        found = _describe(path / inside)
+        if found.bytes != expected.bytes:
+            raise BundleError(f"{inside} in bundle {path} has {found.bytes} bytes, its manifest says {expected.bytes}")
+        if found.sha256 != expected.sha256:
+            raise BundleError(f"{inside} in bundle {path} is damaged: its sha256 is not the one in the manifest")
+    return manifest
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of the bundle at path; the other files stay unread. Raises BundleError where it cannot be used."""
+    if not path.is_dir():
+        raise BundleError(f"there is no bundle at {path}")
+    file = path / MANIFEST
+    if file.is_symlink():
+        raise BundleError(f"{MANIFEST} in bundle {path} is a symbolic link; a bundle holds plain files only")
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BundleError(f"{MANIFEST} is missing from bundle {path}") from None
+    except (ValueError, RecursionError):
+        raise BundleError(f"{MANIFEST} in bundle {path} is not JSON") from None
+    try:
+        return _manifest(record)
+    except BundleError as error:
+        raise BundleError(f"{MANIFEST} in bundle {path} {error}") from None
+
+
+def _manifest(record: Any) -> Manifest:
+    """A manifest from its JSON. Raises BundleError with the second half of a sentence."""
+    if not isinstance(record, dict) or "format" not in record:
+        raise BundleError("is not a bundle's manifest: it names no format")
+    if record["format"] != FORMAT:
+        raise BundleError(f"has format {record['format']!r}; this version of contrec reads format {FORMAT}")
+    shapes: dict[str, type] = dict.fromkeys(("recipe_config", "metrics", "files", "libraries"), dict)
+    shapes |= dict.fromkeys(("name", "version", "kind", "recipe", "data_fingerprint", "created"), str)
+    for key, shape in shapes.items():
+        if not isinstance(record.get(key), shape):
+            raise BundleError(f"has no usable field {key!r}")
+    for key in ("name", "version"):
+        if not _NAME.fullmatch(record[key]):
+            raise BundleError(f"has the unusable {key} {record[key]!r}")
+    files = {}
+    for path, file in record["files"].items():
+        if not _inside(path):
+            raise BundleError(f"names the file {path!r}, which is no path inside a bundle")
+        if not (isinstance(file, dict) and isinstance(file.get("sha256"), str) and type(file.get("bytes")) is int):
+            raise BundleError(f"has no sha256 and size for the file {path!r}")
+        files[path] = File(sha256=file["sha256"], bytes=file["bytes"])
+    return Manifest(
+        **{key: record[key] for key in shapes if key != "files"},
+        files=files,
+        format=FORMAT,
+    )
+
+
+def _inside(path: str) -> bool:
+    """Whether a manifest may name this path: relative, plain, and below the bundle's folder."""
+    pure = PurePosixPath(path)
+    plain = pure.as_posix() == path and "\\" not in path and "\0" not in path
+    return plain and not pure.is_absolute() and ".." not in pure.parts and path not in (".", MANIFEST)
+
+
+def list_bundles(root: Path, name: str) -> list[Entry]:
+    """Every published version of a name, oldest first. A folder without a readable manifest raises BundleError."""
+    home = _home(root, name)
+    if not home.is_dir():
+        return []
+    chosen = _current(home)[0]
+    found = [
+        Entry(version=path.name, path=path, active=path.name == chosen, manifest=read_manifest(path))
+        for path in home.iterdir()
+        if path.is_dir() and not path.name.startswith(".")
+    ]
+    return sorted(found, key=lambda entry: (entry.manifest.created, entry.version))
+
+
+# ---------------------------------------------------------------------------------------------------- the active one
+
+
+def activate(root: Path, name: str, version: str) -> Path:
+    """Makes a version the active one, after verifying it. Returns its path. Raises BundleError."""
+    home = _home(root, name)
+    path = home / _checked(version, "version")
+    verify(path)
+    chosen, _ = _current(home)
+    if version != chosen:
+        _point(home, version, previous=chosen)
+    return path
+
+
+def active(root: Path, name: str) -> Path | None:
+    """The folder of the active version, or None while none is. Raises BundleError when it points to nothing."""
+    home = _home(root, name)
+    chosen, _ = _current(home)
+    if chosen is None:
+        return None
+    if not (home / chosen).is_dir():
+        raise BundleError(f"{home / CURRENT} names version {chosen!r}, which is not there")
+    return home / chosen
+
+
+def rollback(root: Path, name: str) -> Path:
+    """Makes the version that was active before the present one active again; twice is where one began.
+
+    Raises BundleError when there is none, or when it does not verify.
+    """
+    home = _home(root, name)
+    chosen, previous = _current(home)
+    if previous is None:
+        raise BundleError(f"bundle {name!r} has no version to roll back to")
+    verify(home / previous)
+    _point(home, previous, previous=chosen)
+    return home / previous
+
+
+def _point(home: Path, version: str, previous: str | None) -> None:
+    descriptor, temporary = tempfile.mkstemp(prefix=_UNFINISHED, dir=home)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump({"version": version, "previous": previous}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, home / CURRENT)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    _sync(home)
+
+
+def _current(home: Path) -> tuple[str | None, str | None]:
+    """(active version, the one before it), each None where there is none."""
+    file = home / CURRENT
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        version, previous = record["version"], record["previous"]
+    except FileNotFoundError:
+        return None, None
+    except (ValueError, KeyError, TypeError):
+        raise BundleError(f"{file} does not name a version") from None
+    if not isinstance(version, str) or not isinstance(previous, str | None):
+        raise BundleError(f"{file} does not name a version")
+    return _checked(version, "version"), None if previous is None else _checked(previous, "version")
+
+
+def _home(root: Path, name: str) -> Path:
+    return root / _checked(name, "name")
+
+
+def _checked(text: str, what: str) -> str:
+    if not _NAME.fullmatch(text) or text == CURRENT:
+        raise BundleError(f"{text!r} is no {what} of a bundle: letters, digits, dot, dash and underscore, at most 64")
+    return text
