@@ -1,0 +1,218 @@
+"""What every recommender keeps, as a mixin that its test class inherits.
+
+    class TestPopular(RecommenderContract):
+        def build(self) -> Recommender: ...
+        def answers_visible_by_eye(self, recommender: Recommender) -> None: ...
+
+The toy data has two worlds of `WORLD` items each; in each world users walk a chain, item i before item i + 1, and
+nobody ever crosses over. So after item 3 the right answer is item 4, and an item of the other world is plainly wrong.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from model.catalogue import Catalogue, Item, Mask, Rows
+from model.recommender import Dials, Floats, Recommender, UserTokens, best
+
+WORLD = 12
+ITEMS = 2 * WORLD
+
+
+def toy_catalogue() -> Catalogue:
+    """Rows 0 .. WORLD - 1 are the first world, the others the second; titles and categories say so."""
+    worlds = ("harbour", "orchard")
+    return Catalogue(
+        Item(
+            item_id=f"item-{row}",
+            title=f"{worlds[row // WORLD].title()} part {row % WORLD + 1}",
+            categories=(worlds[row // WORLD],),
+            text=f"Part {row % WORLD + 1} of the {worlds[row // WORLD]} walk.",
+        )
+        for row in range(ITEMS)
+    )
+
+
+def toy_histories(users: int = 240, seed: int = 0) -> list[Rows]:
+    """Walks of 4 to WORLD steps along one world's chain, which closes into a ring so that no item is rarer."""
+    draw = np.random.default_rng(seed)
+    walks = []
+    for user in range(users):
+        start, length = draw.integers(WORLD), draw.integers(4, WORLD + 1)
+        walks.append((start + np.arange(length)) % WORLD + WORLD * (user % 2))
+    return walks
+
+
+def rows_of(*rows: int) -> Rows:
+    return np.array(rows, dtype=np.int64)
+
+
+def everything() -> Mask:
+    return np.ones(ITEMS, dtype=np.bool_)
+
+
+HISTORIES = [rows_of(), rows_of(3), rows_of(0, 1, 2, 3), rows_of(15, 16, 17), rows_of(*range(ITEMS)), rows_of(5, 5, 5)]
+
+
+class RecommenderContract(ABC):
+    """Inherit, name the class Test..., and give `build` and `answers_visible_by_eye`."""
+
+    @abstractmethod
+    def build(self) -> Recommender:
+        """The recommender, trained on `toy_histories()` over `toy_catalogue()`. Called once a class."""
+
+    @abstractmethod
+    def answers_visible_by_eye(self, recommender: Recommender) -> None:
+        """Asserts what this recommender must answer on the toy data."""
+
+    _built: ClassVar[Recommender]
+    score_tolerance: ClassVar[float] = (
+        1e-4  # between a batch and singles, and between retrieve and score: sums in another order
+    )
+
+    @pytest.fixture
+    def recommender(self) -> Recommender:
+        # Built once a class and kept there: training is dear, and pytest refuses class fixtures on methods.
+        kind = type(self)
+        if "_built" not in vars(kind):
+            kind._built = self.build()
+        return kind._built
+
+    def tastes(self, recommender: Recommender, histories: list[Rows], dials: list[Dials] | None = None) -> list[Any]:
+        tokens = recommender.encode(histories)
+        return recommender.generate(tokens, dials or [Dials()] * len(histories))
+
+    def answer(self, recommender: Recommender, taste: Any, eligible: Mask, k: int) -> tuple[Rows, Floats]:
+        """retrieve, with everything asserted that holds of every answer."""
+        kept = eligible.copy()
+        rows, scores = recommender.retrieve(taste, eligible, k)
+        np.testing.assert_array_equal(eligible, kept, err_msg="retrieve changed the mask it was given")
+        assert rows.dtype == np.int64
+        assert scores.dtype == np.float32
+        assert len(rows) == len(scores) == min(k, int(eligible.sum()))
+        assert eligible[rows].all(), "a row came back that may not be shown"
+        assert len(set(rows.tolist())) == len(rows), "a row came back twice"
+        assert (np.diff(scores) <= 0).all(), "the scores rise"
+        assert np.isfinite(scores).all()
+        return rows, scores
+
+    def test_the_answer_visible_by_eye(self, recommender: Recommender) -> None:
+        self.answers_visible_by_eye(recommender)
+
+    def test_it_says_what_it_is(self, recommender: Recommender) -> None:
+        assert recommender.kind
+        assert len(recommender.catalogue) == ITEMS
+
+    @pytest.mark.parametrize("explore", [0.0, 0.7])
+    def test_a_batch_equals_singles(self, recommender: Recommender, explore: float) -> None:
+        dials = [Dials(explore=explore, seed=seed) for seed in range(len(HISTORIES))]
+        tokens = recommender.encode(HISTORIES)
+        together = recommender.generate(tokens, dials)
+        for position, history in enumerate(HISTORIES):
+            (alone,) = recommender.encode([history])
+            np.testing.assert_allclose(alone.condition, tokens[position].condition, atol=self.score_tolerance)
+            np.testing.assert_allclose(alone.profile, tokens[position].profile, atol=self.score_tolerance)
+            (taste,) = recommender.generate([alone], [dials[position]])
+            np.testing.assert_allclose(
+                recommender.score(taste), recommender.score(together[position]), atol=self.score_tolerance, rtol=1e-3
+            )
+
+    def test_an_empty_batch_is_answered_with_one(self, recommender: Recommender) -> None:
+        assert list(recommender.encode([])) == []
+        assert list(recommender.generate([], [])) == []
+
+    def test_tokens_and_dials_must_be_as_many(self, recommender: Recommender) -> None:
+        with pytest.raises(ValueError, match=r"2 user tokens.*1 dials"):
+            recommender.generate(recommender.encode(HISTORIES[:2]), [Dials()])
+
+    @pytest.mark.parametrize("dials", [Dials(), Dials(explore=0.8, seed=11)])
+    def test_the_same_tokens_and_dials_give_the_same_taste(self, recommender: Recommender, dials: Dials) -> None:
+        tokens = recommender.encode(HISTORIES)
+        first = recommender.generate(tokens, [dials] * len(tokens))
+        np.random.default_rng().standard_normal(7)
+        second = recommender.generate(tokens, [dials] * len(tokens))
+        for one, other in zip(first, second, strict=True):
+            np.testing.assert_array_equal(recommender.score(one), recommender.score(other))
+
+    def test_user_tokens_survive_the_cache(self, recommender: Recommender) -> None:
+        tokens = recommender.encode(HISTORIES)
+        cached = [UserTokens.from_bytes(token.to_bytes()) for token in tokens]
+        dials = [Dials(explore=0.5, seed=3)] * len(tokens)
+        for one, other in zip(recommender.generate(tokens, dials), recommender.generate(cached, dials), strict=True):
+            np.testing.assert_array_equal(recommender.score(one), recommender.score(other))
+
+    @pytest.mark.parametrize("k", [0, 1, 5, ITEMS, 10 * ITEMS])
+    @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
+    def test_never_an_ineligible_row_and_never_fewer_than_there_are(
+        self, recommender: Recommender, k: int, share: float
+    ) -> None:
+        eligible = np.random.default_rng(k).random(ITEMS) < share
+        for taste in self.tastes(recommender, HISTORIES):
+            self.answer(recommender, taste, eligible, k)
+
+    @pytest.mark.parametrize("explore", [0.0, 1.0])
+    def test_retrieve_agrees_with_the_best_of_score(self, recommender: Recommender, explore: float) -> None:
+        eligible = everything()
+        eligible[::5] = False
+        dials = [Dials(explore=explore, seed=n) for n in range(len(HISTORIES))]
+        for taste in self.tastes(recommender, HISTORIES, dials):
+            scores = recommender.score(taste)
+            assert scores.shape == (ITEMS,)
+            assert scores.dtype == np.float32
+            rows, found = self.answer(recommender, taste, eligible, 7)
+            _, expected = best(scores, eligible, 7)
+            np.testing.assert_allclose(found, expected, atol=self.score_tolerance, rtol=1e-3)
+            # Each row's own score: where two items tie within rounding, their order is free.
+            np.testing.assert_allclose(scores[rows], expected, atol=self.score_tolerance, rtol=1e-3)
+
+    def test_what_was_seen_is_never_recommended(self, recommender: Recommender) -> None:
+        for history in HISTORIES:
+            rows, _ = recommender.recommend(history, k=ITEMS)
+            assert set(rows.tolist()) == set(range(ITEMS)) - set(history.tolist())
+        rows, _ = recommender.recommend(rows_of(1), k=ITEMS, seen=rows_of(1, 2, 3))
+        assert set(rows.tolist()) == set(range(ITEMS)) - {1, 2, 3}
+        only = np.zeros(ITEMS, dtype=np.bool_)
+        only[[4, 5]] = True
+        rows, _ = recommender.recommend(rows_of(4), k=ITEMS, eligible=only)
+        assert rows.tolist() == [5]
+        assert only.sum() == 2, "recommend changed the mask it was given"
+
+    def test_a_stranger_gets_an_answer(self, recommender: Recommender) -> None:
+        rows, _ = recommender.recommend(rows_of(), k=5)
+        assert len(rows) == 5
+
+    @pytest.mark.parametrize("length", [1, 5000])
+    def test_a_history_of_any_length_is_read_and_left_alone(self, recommender: Recommender, length: int) -> None:
+        history = np.arange(length, dtype=np.int64) % WORLD
+        kept = history.copy()
+        history.flags.writeable = False
+        (token,) = recommender.encode([history])
+        assert np.isfinite(token.condition).all()
+        assert np.isfinite(token.profile).all()
+        (taste,) = recommender.generate([token], [Dials()])
+        self.answer(recommender, taste, everything(), 5)
+        np.testing.assert_array_equal(history, kept)
+
+    def test_user_tokens_are_float32_vectors_of_one_size(self, recommender: Recommender) -> None:
+        tokens = recommender.encode(HISTORIES)
+        assert {token.condition.dtype for token in tokens} == {np.dtype(np.float32)}
+        assert {token.profile.dtype for token in tokens} == {np.dtype(np.float32)}
+        assert len({(token.condition.shape, token.profile.shape) for token in tokens}) == 1
+
+    @pytest.mark.parametrize("rows", [rows_of(), rows_of(3), rows_of(3, 14, 3)])
+    def test_neighbours_obey_the_filter(self, recommender: Recommender, rows: Rows) -> None:
+        eligible = everything()
+        eligible[[0, 4, 20]] = False
+        for k in (0, 4, ITEMS, 3 * ITEMS):
+            found, scores = recommender.neighbours(rows, eligible, k)
+            assert found.dtype == np.int64
+            assert scores.dtype == np.float32
+            assert len(found) == len(scores) == min(k, int(eligible.sum()))
+            assert eligible[found].all()
+            assert len(set(found.tolist())) == len(found)
+            assert (np.diff(scores) <= 0).all()
+        assert len(recommender.neighbours(rows, np.zeros(ITEMS, dtype=np.bool_), 4)[0]) == 0
