@@ -1,0 +1,61 @@
+# One front door for people and CI. A fresh machine needs CPython 3.11 and make; nothing else.
+#
+#   make demo    trains and serves a small recommender on http://127.0.0.1:8000 (PORT= changes it)
+#   make test    runs the tests
+#   make check   lint, format and types          make fix    repairs what can be repaired by itself
+#   make env     only the environment            make clean  removes what these commands made
+#
+# TORCH_INDEX: where torch comes from when it is reached; else pip installs it from wherever pip already looks.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3 || command -v python)
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+PORT ?= 8000
+VENV := .venv
+BIN := $(VENV)/bin
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_ROOT_USER_ACTION := ignore
+export PIP_NO_INPUT := 1
+
+.DELETE_ON_ERROR:
+.PHONY: demo test check fix env env-dev clean
+
+demo: $(VENV)/.run
+	@$(BIN)/contrec demo --port $(PORT)
+
+test: $(VENV)/.dev
+	@$(BIN)/pytest $(ARGS)
+
+check: $(VENV)/.dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+fix: $(VENV)/.dev
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+env: $(VENV)/.run
+env-dev: $(VENV)/.dev
+
+clean:
+	rm -rf $(VENV) .demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Each stamp is newer than what it was made from, so that the second run does nothing.
+
+$(VENV)/.torch: constraints.txt
+	@test -n "$(PYTHON)" || { echo "contrec needs CPython 3.11 or newer; none was found (set PYTHON=)" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "contrec needs CPython 3.11 or newer; $(PYTHON) is older (set PYTHON=)" >&2; exit 1; }
+	@test -x $(BIN)/python || { echo "making $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
+	@sh .ci/install-torch $(BIN)/python "$(TORCH_INDEX)"
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.torch pyproject.toml
+	@test -f $(VENV)/.dev || { echo "installing contrec and what it needs"; $(BIN)/python -m pip install -q -c constraints.txt -e '.[serve,train]'; }
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml
+	@echo "installing contrec, what it needs and what its tests need"
+	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[serve,train,dev]'
+	@touch $@ $(VENV)/.run
