@@ -1,0 +1,48 @@
+"""Where users' events live. `open_store` turns an address into a store; the contract is in `contract.py`.
+
+sqlite:///contrec.db            a file, relative to the working directory
+sqlite:////var/lib/contrec.db   a file, absolute
+sqlite://:memory:               gone with the process; for trying things out
+redis://host:6379/0             a Redis server, shared by replicas (also rediss:// and unix://)
+"""
+
+from __future__ import annotations
+
+from service.stores.contract import Store
+from service.stores.redis import RedisStore
+from service.stores.sqlite import SqliteStore
+
+_SQLITE = "sqlite://"
+_REDIS = ("redis://", "rediss://", "unix://")
+
+
+def check_address(address: str) -> str:
+    """The address as given. Raises ValueError with one sentence when `open_store` would not understand it."""
+    if address.startswith(_REDIS):
+        if address.split("://", 1)[1]:
+            return address
+    elif address.startswith(_SQLITE):
+        _sqlite_path(address)
+        return address
+    raise ValueError(f"{address!r} is no store: give sqlite:///FILE, sqlite://:memory: or redis://HOST:PORT/DB")
+
+
+async def open_store(address: str, *, timeout: float = 0.1, connections: int = 32) -> Store:
+    """Opens the store at an address. timeout (seconds) and connections concern Redis.
+
+    Raises ValueError for an address of no known kind, StoreIncompatible for a file of another program or
+    version, StoreUnavailable for a file that cannot be opened. A Redis server that is down is not an error here.
+    """
+    check_address(address)
+    if address.startswith(_SQLITE):
+        return await SqliteStore.open(_sqlite_path(address))
+    return RedisStore.connect(address, timeout=timeout, connections=connections)
+
+
+def _sqlite_path(address: str) -> str:
+    rest = address.removeprefix(_SQLITE)
+    if rest in (":memory:", "/:memory:"):
+        return ":memory:"
+    if not rest.startswith("/") or rest == "/":
+        raise ValueError(f"{address!r} names no file: give sqlite:///FILE (three slashes, four for an absolute path)")
+    return rest[1:]

@@ -1,0 +1,208 @@
+"""The shared store: Redis, for several replicas of the service.
+
+One read is one round trip (a pipeline), one append is one Lua script, all or none. Keys, all under `contrec:`
+
+    position            counter: the last log position given
+    log                 stream, entry id <position>-0: the event log
+    event_ids           set: what makes append idempotent
+    popular             sorted set item -> -count, so that equal counts come in order of id
+    history:<user>      sorted set "<position, 16 digits><item>" -> time, trimmed to the tail
+    seen:<user>         set of item ids
+    positions:<user>    list of the user's log positions; the last one is the version
+    tokens:<bundle>:<user>   8 bytes version, little-endian, then the tokens; the only keys with a TTL
+    bundles:<user>      set of bundles for which tokens were written, for erase
+
+Run Redis with `maxmemory-policy volatile-lru`, so that only tokens are evicted. Not for Redis Cluster: the log
+is one key and the scripts touch several.
+
+    store = RedisStore.connect("redis://127.0.0.1:6379/0", timeout=0.1, connections=32)
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from typing import Any, Final, TypeVar, cast
+from urllib.parse import quote
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError, RedisError
+
+from service.stores.contract import HISTORY_TAIL, Appended, Event, StoreUnavailable, UserRecord, check_batch
+
+T = TypeVar("T")
+
+_PREFIX: Final = "contrec:"
+_VERSION: Final = struct.Struct("<Q")
+_POSITION_DIGITS: Final = 16
+_PAGE: Final = 1000
+_FIELDS: Final = 7
+
+# Redis decides whether memory or persistence allow writes before a script starts, so the first write fails or
+# none does: the script as a whole is all or none.
+_APPEND: Final = """
+local accepted = 0
+for i = 1, #ARGV, 7 do
+  local id, user, item = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  if redis.call('SADD', 'contrec:event_ids', id) == 1 then
+    local position = redis.call('INCR', 'contrec:position')
+    redis.call('XADD', 'contrec:log', string.format('%d-0', position), 'event_id', id, 'user_id', user, 'item_id', item,
+      'type', ARGV[i + 3], 'value', ARGV[i + 4], 'time', ARGV[i + 5], 'recommendation_id', ARGV[i + 6])
+    local history = 'contrec:history:' .. user
+    redis.call('ZADD', history, ARGV[i + 5], string.format('%016d', position) .. item)
+    redis.call('ZREMRANGEBYRANK', history, 0, -TAIL - 1)
+    redis.call('SADD', 'contrec:seen:' .. user, item)
+    redis.call('RPUSH', 'contrec:positions:' .. user, position)
+    redis.call('ZINCRBY', 'contrec:popular', -1, item)
+    accepted = accepted + 1
+  end
+end
+return accepted
+""".replace("TAIL", str(HISTORY_TAIL))
+
+# KEYS: tokens key. ARGV: user, bundle, version, value (version bytes + tokens), ttl in milliseconds.
+_WRITE_TOKENS: Final = """
+if redis.call('EXISTS', 'contrec:positions:' .. ARGV[1]) == 0 then return 0 end
+local held = redis.call('GETRANGE', KEYS[1], 0, 7)
+if #held == 8 and struct.unpack('<I8', held) > tonumber(ARGV[3]) then return 0 end
+redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[5])
+redis.call('SADD', 'contrec:bundles:' .. ARGV[1], ARGV[2])
+return 1
+"""
+
+_ERASE: Final = """
+local user = ARGV[1]
+local positions = redis.call('LRANGE', 'contrec:positions:' .. user, 0, -1)
+for _, position in ipairs(positions) do
+  local entry = redis.call('XRANGE', 'contrec:log', position .. '-0', position .. '-0')[1]
+  if entry then
+    redis.call('SREM', 'contrec:event_ids', entry[2][2])
+    local left = tonumber(redis.call('ZINCRBY', 'contrec:popular', 1, entry[2][6]))
+    if left >= 0 then redis.call('ZREM', 'contrec:popular', entry[2][6]) end
+    redis.call('XDEL', 'contrec:log', position .. '-0')
+  end
+end
+for _, bundle in ipairs(redis.call('SMEMBERS', 'contrec:bundles:' .. user)) do
+  redis.call('DEL', 'contrec:tokens:' .. bundle .. ':' .. user)
+end
+for _, kind in ipairs({'history:', 'seen:', 'positions:', 'bundles:'}) do
+  redis.call('DEL', 'contrec:' .. kind .. user)
+end
+return #positions
+"""
+
+
+class RedisStore:
+    """A `Store` on one Redis server. Connecting is lazy: a server that is down now is used when it is back."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._append = redis.register_script(_APPEND)
+        self._write_tokens = redis.register_script(_WRITE_TOKENS)
+        self._erase = redis.register_script(_ERASE)
+
+    @classmethod
+    def connect(cls, url: str, *, timeout: float = 0.1, connections: int = 32) -> RedisStore:
+        """timeout: seconds for connecting, for one answer and for waiting on a free connection."""
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=connections,
+            timeout=timeout,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            # One retry at once: it replaces a pooled connection that the server closed while it restarted. Safe
+            # for appends too, which are idempotent. Not after a timeout, which would double the wait.
+            retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionError,)),
+        )
+        return cls(Redis.from_pool(pool))
+
+    async def _call(self, work: Awaitable[T]) -> T:
+        try:
+            return await work
+        except (RedisError, OSError, TimeoutError) as error:
+            raise StoreUnavailable(f"Redis refused or is out of reach: {error or type(error).__name__}") from error
+
+    async def append(self, events: Sequence[Event]) -> Appended:
+        check_batch(events)
+        arguments: list[str | bytes] = []
+        for event in events:
+            value = "" if event.value is None else repr(float(event.value))
+            arguments += [event.event_id, event.user_id, event.item_id, event.type, value, repr(float(event.time))]
+            arguments.append(event.recommendation_id or "")
+        accepted = int(cast(int, await self._call(self._append(args=arguments))))
+        return Appended(accepted=accepted, repeated=len(events) - accepted)
+
+    async def read_user(self, user_id: str, bundle: str) -> UserRecord:
+        # No MULTI: Redis refuses even reads inside one while it is over maxmemory. The order does its work: should
+        # an append slip in between, the version is the older one, so that no tokens pass for newer than they are,
+        # and the seen set is the newer one.
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.lindex(f"{_PREFIX}positions:{user_id}", -1)
+        pipeline.zrange(f"{_PREFIX}history:{user_id}", 0, -1)
+        pipeline.smembers(f"{_PREFIX}seen:{user_id}")
+        pipeline.get(_tokens_key(bundle, user_id))
+        version, history, seen, tokens = cast(list[Any], await self._call(pipeline.execute()))
+        fresh = tokens is not None and len(tokens) >= _VERSION.size
+        return UserRecord(
+            history=tuple(member[_POSITION_DIGITS:].decode() for member in history),
+            seen=frozenset(item_id.decode() for item_id in seen),
+            version=int(version or 0),
+            tokens=tokens[_VERSION.size :] if fresh else None,
+            tokens_version=_VERSION.unpack_from(tokens)[0] if fresh else None,
+        )
+
+    async def write_tokens(self, user_id: str, bundle: str, version: int, data: bytes, ttl: float) -> None:
+        value = _VERSION.pack(version) + data
+        arguments: list[str | int | bytes] = [user_id, _bundle(bundle), version, value, max(1, int(ttl * 1000))]
+        await self._call(self._write_tokens(keys=[_tokens_key(bundle, user_id)], args=arguments))
+
+    async def popular(self, n: int) -> list[tuple[str, int]]:
+        if n <= 0:
+            return []
+        found: list[Any] = await self._call(
+            cast(Any, self._redis.zrange(f"{_PREFIX}popular", 0, n - 1, withscores=True))
+        )
+        return [(item_id.decode(), -int(count)) for item_id, count in found]
+
+    async def events(self, after: int | None = None) -> AsyncIterator[tuple[int, Event]]:
+        position = after or 0
+        while True:
+            start = f"({position}-0"
+            page: list[Any] = await self._call(cast(Any, self._redis.xrange(f"{_PREFIX}log", min=start, count=_PAGE)))
+            for entry_id, fields in page:
+                position = int(entry_id.split(b"-")[0])
+                yield position, _event({name.decode(): value.decode() for name, value in fields.items()})
+            if len(page) < _PAGE:
+                return
+
+    async def erase(self, user_id: str) -> int:
+        return int(cast(int, await self._call(self._erase(args=[user_id]))))
+
+    async def ping(self) -> None:
+        await self._call(self._redis.ping())
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+
+
+def _bundle(bundle: str) -> str:
+    """Quoted, so that a colon in a bundle's name cannot make two users' keys one."""
+    return quote(bundle, safe="/")
+
+
+def _tokens_key(bundle: str, user_id: str) -> str:
+    return f"{_PREFIX}tokens:{_bundle(bundle)}:{user_id}"
+
+
+def _event(fields: dict[str, str]) -> Event:
+    return Event(
+        event_id=fields["event_id"],
+        user_id=fields["user_id"],
+        item_id=fields["item_id"],
+        type=fields["type"],
+        value=float(fields["value"]) if fields["value"] else None,
+        time=float(fields["time"]),
+        recommendation_id=fields["recommendation_id"] or None,
+    )

@@ -1,0 +1,143 @@
+"""The embedded store: the contract, and what is its own: files, durability, foreign and older files."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from service.stores import open_store
+from service.stores.contract import Appended, Event, Store, StoreIncompatible, StoreUnavailable, append_all
+from service.stores.sqlite import SqliteStore
+from tests.contracts.store_contract import StoreContract, event
+
+
+class TestSqliteInMemory(StoreContract):
+    @pytest.fixture
+    async def store(self) -> AsyncIterator[Store]:
+        store = await SqliteStore.open(":memory:")
+        yield store
+        await store.close()
+
+
+class TestSqliteFile(StoreContract):
+    @pytest.fixture
+    async def store(self, tmp_path: Path) -> AsyncIterator[Store]:
+        store = await SqliteStore.open(tmp_path / "store.db")
+        yield store
+        await store.close()
+
+    async def test_a_second_opening_finds_everything(self, store: Store, tmp_path: Path) -> None:
+        await store.append([Event("e", "ann", "a", time=1.0)])
+        before = await store.read_user("ann", "b/1")
+        await store.close()
+        again = await SqliteStore.open(tmp_path / "store.db")
+        assert await again.read_user("ann", "b/1") == before
+        await again.close()
+
+
+async def test_two_processes_may_share_a_file(tmp_path: Path) -> None:
+    service = await SqliteStore.open(tmp_path / "store.db")
+    importer = await SqliteStore.open(tmp_path / "store.db")
+    await importer.append([event("ann", "a", 1.0)])
+    assert (await service.read_user("ann", "b/1")).history == ("a",)
+    await importer.close()
+    await service.close()
+
+
+async def test_an_acknowledged_event_survives_a_kill(tmp_path: Path) -> None:
+    script = (
+        "import asyncio, os, signal, sys\n"
+        "from service.stores.contract import Event\n"
+        "from service.stores.sqlite import SqliteStore\n"
+        "async def main():\n"
+        "    store = await SqliteStore.open(sys.argv[1])\n"
+        "    await store.append([Event(str(n), 'ann', str(n), time=n) for n in range(10)])\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "asyncio.run(main())\n"
+    )
+    path = tmp_path / "store.db"
+    result = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, check=False)
+    assert result.returncode == -9, result.stderr.decode()
+    store = await SqliteStore.open(path)
+    assert len((await store.read_user("ann", "b/1")).history) == 10
+    await store.close()
+
+
+async def test_fifteen_thousand_events_are_imported_in_two_seconds(tmp_path: Path) -> None:
+    store = await SqliteStore.open(tmp_path / "store.db")
+    events = [event(f"u{n % 500}", f"i{n % 300}", float(n)) for n in range(15_000)]
+    start = time.process_time()  # of this process: other people's load on the machine does not count
+    assert await append_all(store, events) == Appended(15_000, 0)
+    assert time.process_time() - start < 2.0
+    await store.close()
+
+
+async def test_a_full_disk_refuses_the_whole_append_and_forgives(tmp_path: Path) -> None:
+    store = await SqliteStore.open(tmp_path / "store.db")
+    await store.append([event("ann", "first", 1.0)])
+    pages = await store._run(lambda: store._db.execute("PRAGMA page_count").fetchone()[0])
+    await store._run(lambda: store._db.execute(f"PRAGMA max_page_count = {pages}").fetchone())
+    big = [event("ann", "x" * 250 + str(n), 2.0) for n in range(500)]
+    with pytest.raises(StoreUnavailable, match="full"):
+        await store.append(big)
+    assert (await store.read_user("ann", "b/1")).history == ("first",)
+    assert await store.popular(5) == [("first", 1)]
+    await store._run(lambda: store._db.execute("PRAGMA max_page_count = 100000").fetchone())
+    assert await store.append(big) == Appended(500, 0)
+    await store.close()
+
+
+async def test_files_of_others_are_refused_with_a_sentence(tmp_path: Path) -> None:
+    text = tmp_path / "notes.txt"
+    text.write_text("This is no database at all. " * 100)
+    with pytest.raises(StoreIncompatible, match=r"notes\.txt is not a contrec store"):
+        await SqliteStore.open(text)
+    other = tmp_path / "other.db"
+    with sqlite3.connect(other) as db:
+        db.execute("CREATE TABLE mine (x)")
+    db.close()
+    with pytest.raises(StoreIncompatible, match="another program"):
+        await SqliteStore.open(other)
+
+
+async def test_another_schema_version_is_refused_with_both_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    await (await SqliteStore.open(path)).close()
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version = 7")
+    db.close()
+    with pytest.raises(StoreIncompatible, match="schema 7, this version reads 1"):
+        await SqliteStore.open(path)
+
+
+async def test_a_folder_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnavailable, match="cannot open the store"):
+        await SqliteStore.open(tmp_path / "missing" / "store.db")
+
+
+async def test_a_closed_store_says_so() -> None:
+    store = await SqliteStore.open(":memory:")
+    await store.close()
+    with pytest.raises(StoreUnavailable, match="closed"):
+        await store.ping()
+
+
+async def test_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for address, made in [
+        ("sqlite:///here.db", tmp_path / "here.db"),
+        (f"sqlite:///{tmp_path}/there.db", tmp_path / "there.db"),
+    ]:
+        await (await open_store(address)).close()
+        assert made.exists()
+    for address in ("sqlite://:memory:", "sqlite:///:memory:"):
+        await (await open_store(address)).close()
+    for address in ("", "contrec.db", "sqlite://", "sqlite:///", "sqlite://host/x.db", "redis://", "mysql://x"):
+        with pytest.raises(ValueError, match=r"no store|no file"):
+            await open_store(address)
