@@ -1,0 +1,65 @@
+"""MovieLens in its official files: ML-100K (`u.data`, `u.item`) and latest-small (`ratings.csv`, `movies.csv`).
+
+Every rating is one interaction and its value the rating, as in the published leave-one-out tables. The files come
+from GroupLens (https://grouplens.org/datasets/movielens/) and are not redistributed here.
+
+    source = read_100k(Path("ml-100k"))
+    source = read_latest_small(Path("ml-latest-small"))
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+
+from model.catalogue import Item
+from training.data.prepared import DataError
+from training.data.rows import LINE, check, read_delimited
+from training.data.table import Source, items_of
+
+# u.item: id, title, release date, video release date, IMDb URL, then one flag for each genre in this order (README).
+GENRES = (
+    *("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama"),
+    *("Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western"),
+)
+NO_GENRE = "(no genres listed)"
+
+
+def read_100k(folder: Path) -> Source:
+    """u.data (tab separated: user, item, rating, unix seconds) and u.item (latin-1, joined by |)."""
+    ratings, films = _files(folder, "u.data", "u.item")
+    interactions = read_delimited(
+        ratings, delimiter="\t", header=("user_id", "item_id", "rating", "timestamp"), encoding="ascii", quoted=False
+    )
+    header = ("item_id", "title", "release", "video_release", "url", *GENRES)
+    table = read_delimited(films, delimiter="|", header=header, encoding="latin-1", quoted=False)
+    items = []
+    for row in table.iter_rows(named=True):
+        if wrong := [genre for genre in GENRES if row[genre] not in ("0", "1")]:
+            raise DataError(f"{films.name} line {row[LINE]}: genre flag {wrong[0]!r} is {row[wrong[0]]!r}, not 0 or 1")
+        genres = tuple(genre for genre in GENRES[1:] if row[genre] == "1")  # "unknown" says that there is none
+        items.append(Item(row["item_id"], row["title"].strip(), genres))
+    return Source(check(interactions, origin=ratings.name), tuple(items))
+
+
+def read_latest_small(folder: Path) -> Source:
+    """ratings.csv (userId, movieId, rating, timestamp) and movies.csv (movieId, title, genres joined by |)."""
+    ratings, films = _files(folder, "ratings.csv", "movies.csv")
+    interactions = _renamed(read_delimited(ratings), {"userId": "user_id", "movieId": "item_id"}, ratings)
+    table = _renamed(read_delimited(films), {"movieId": "item_id", "genres": "categories"}, films)
+    table = table.with_columns(pl.col("categories").replace(NO_GENRE, ""))
+    return Source(check(interactions, origin=ratings.name), items_of(table, origin=films.name))
+
+
+def _files(folder: Path, *names: str) -> list[Path]:
+    for name in names:
+        if not (folder / name).is_file():
+            raise DataError(f"{folder} has no {name}: give the folder with the official MovieLens files")
+    return [folder / name for name in names]
+
+
+def _renamed(table: pl.DataFrame, names: dict[str, str], path: Path) -> pl.DataFrame:
+    if missing := [name for name in names if name not in table.columns]:
+        raise DataError(f"{path.name} has no column {missing[0]!r}; is this an official MovieLens file?")
+    return table.rename(names)

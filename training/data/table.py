@@ -1,0 +1,92 @@
+"""Any table: CSV, CSV.gz, TSV or Parquet with the canonical columns.
+
+interactions   user_id, item_id, timestamp, rating?      anything else is ignored, and named
+items          item_id, title?, categories?, text?       optional; categories joined by |
+
+source = read(Path("my-data"))                                # a folder with interactions.* and perhaps items.*
+source = read(Path("clicks.csv"), items=Path("films.parquet"))
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from model.catalogue import Item
+from training.data.prepared import DataError
+from training.data.rows import LINE, Interactions, check, read_delimited, read_parquet
+
+SUFFIXES = (".parquet", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
+INTERACTION_COLUMNS = ("user_id", "item_id", "timestamp", "rating")
+ITEM_COLUMNS = ("item_id", "title", "categories", "text")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What every source gives: checked interactions, the items that it describes, and columns that nobody reads."""
+
+    interactions: Interactions
+    items: tuple[Item, ...] = ()
+    ignored_columns: tuple[str, ...] = ()
+    facts: dict[str, Any] = field(default_factory=dict)  # what else should be remembered of where it came from
+
+
+def read(path: Path, *, items: Path | None = None) -> Source:
+    """Reads a folder or a file of interactions, with its items table where there is one.
+
+    Raises DataError, with file and line, for what cannot be taken at all; single bad rows are rejected and counted.
+    """
+    if not path.exists():
+        raise DataError(f"{path} does not exist")
+    if path.is_dir():
+        folder, found = path, _find(path, "interactions")
+        if found is None:
+            raise DataError(f"{folder} has no interactions table (interactions{', interactions'.join(SUFFIXES)})")
+        path, items = found, items or _find(folder, "items")
+    raw = _read(path)
+    ignored = _ignored(raw, INTERACTION_COLUMNS, path)
+    interactions = check(raw, origin=path.name)
+    if items is None:
+        return Source(interactions, ignored_columns=ignored)
+    table = _read(items)
+    return Source(interactions, items_of(table, origin=items.name), ignored + _ignored(table, ITEM_COLUMNS, items))
+
+
+def items_of(table: pl.DataFrame, *, origin: str) -> tuple[Item, ...]:
+    """Items in the order of the table. Raises DataError for a missing or repeated id, by line."""
+    if "item_id" not in table.columns:
+        raise DataError(f"{origin} has no column 'item_id'; it has {', '.join(c for c in table.columns if c != LINE)}")
+    absent = pl.lit("").alias
+    columns = [pl.col(name) if name in table.columns else absent(name) for name in (*ITEM_COLUMNS, LINE)]
+    found: dict[str, Item] = {}
+    for item_id, title, categories, text, line in table.select(columns).iter_rows():
+        if not (item_id or "").strip():
+            raise DataError(f"{origin} line {line}: item_id is missing")
+        if item_id in found:
+            raise DataError(f"{origin} line {line}: item_id {item_id!r} appears a second time")
+        names = dict.fromkeys(name for part in (categories or "").split("|") if (name := part.strip()))
+        found[item_id] = Item(item_id, (title or "").strip(), tuple(names), (text or "").strip())
+    return tuple(found.values())
+
+
+def _read(path: Path) -> pl.DataFrame:
+    name = path.name.removesuffix(".gz")
+    if not path.name.endswith(SUFFIXES):
+        raise DataError(f"{path.name} is none of {', '.join(SUFFIXES)}")
+    if name.endswith(".parquet"):
+        return read_parquet(path)
+    return read_delimited(path, delimiter="\t" if name.endswith(".tsv") else ",")
+
+
+def _find(folder: Path, stem: str) -> Path | None:
+    found = [path for suffix in SUFFIXES if (path := folder / f"{stem}{suffix}").is_file()]
+    if len(found) > 1:
+        raise DataError(f"{folder} has both {found[0].name} and {found[1].name}: name the file to read")
+    return found[0] if found else None
+
+
+def _ignored(table: pl.DataFrame, known: tuple[str, ...], path: Path) -> tuple[str, ...]:
+    return tuple(f"{path.name}: {name}" for name in table.columns if name not in (*known, LINE))
