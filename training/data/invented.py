@@ -5,11 +5,12 @@ series share a title, so that text carries theme, category and series. This modu
 those of the generator that it is given.
 
     writer = Writer(np.random.default_rng(0))
-    writer.series(theme=0, parts=3)     # [("The Patient Lighthouse", "A ..."), ("The Patient Lighthouse: ...", ...), ...]
+    writer.series(theme=0, parts=3)     # [("The Patient Lighthouse", "In Saltmere, ..."), ...]
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -46,19 +47,19 @@ THEMES = (
     _theme(
         *("locked library", "Mystery/Drama", "Forgotten/Seventh/Marble/Borrowed/Unsigned/Velvet"),
         "Reading Room/Manuscript/Archivist/Catalogue/Inkwell/Index/Bookbinder/Margin",
-        "a night archivist/a forger of maps/a blind librarian/two rival scholars",
+        "a night archivist/a forger of maps/a blind librarian/a scholar with a rival",
         "deciphers a note in a margin/hunts a stolen folio/swears to an impossible alibi/unmasks an anonymous donor",
         "the Athenaeum of Vell/Quill Street/the Brandt Collection/the Old Faculty/Lindenhall",
     ),
     _theme(
-        *("deep space", "Science Fiction/Adventure", "Outer/Cold/Ninth/Vanishing/Iron/Last"),
+        *("deep-space story", "Science Fiction/Adventure", "Outer/Cold/Ninth/Vanishing/Iron/Last"),
         "Orbit/Signal/Station/Comet/Airlock/Perihelion/Beacon/Colony",
         "a cargo navigator/the crew of a survey ship/a cook on a generation ship/an exiled astronomer",
         "answers a signal from nowhere/repairs a dying reactor/finds a second crew aboard/outruns a solar storm",
         "Kessandra Station/the Tau Belt/Moon Four/the ark Meridian/Halcyon Deep",
     ),
     _theme(
-        *("thinking machines", "Science Fiction/Drama", "Gentle/Recursive/Copper/Obedient/Electric/Unfinished"),
+        *("robot story", "Science Fiction/Drama", "Gentle/Recursive/Copper/Obedient/Electric/Unfinished"),
         "Automaton/Algorithm/Mirror/Assembly/Memory/Clockmaker/Circuit/Apprentice",
         "a robot that paints/a programmer in mourning/an android nanny/a court appointed debugger",
         "learns to refuse an order/wakes with someone's memories/argues for a machine's rights/builds its own heir",
@@ -67,14 +68,14 @@ THEMES = (
     _theme(
         *("village comedy", "Comedy/Family", "Great/Runaway/Prize-Winning/Accidental/Hopeless/Sunday"),
         "Marrow/Brass Band/Bake Sale/Goose/Cricket Match/Postman/Village Hall/Scarecrow",
-        "a hopeless mayor/three competing bakers/a goose with ambition/a vicar who cannot say no",
+        "a hopeless mayor/a baker with two rivals/a goose with ambition/a vicar who cannot say no",
         "enters the wrong contest/hides a cow from the inspector/saves the fete by mistake/feuds over a hedge",
         "Little Wimbling/Upper Dozing/Puddlecombe/Mosswick Green/Nether Applefold",
     ),
     _theme(
         *("office comedy", "Comedy/Romance", "Temporary/Overdue/Unpaid/Casual/Mandatory/Reply-All"),
         "Stapler/Meeting/Elevator/Intern/Quarterly Report/Coffee Machine/Badge/Promotion",
-        "an overlooked accountant/two colleagues in one cubicle/a temp with seven names/a boss who fears Mondays",
+        "an overlooked accountant/a clerk in a shared cubicle/a temp with seven names/a boss who fears Mondays",
         "falls in love over a spreadsheet/fakes a merger/gets promoted by mistake/hosts the worst party of the year",
         "the fourteenth floor/Dunmore and Daughters/Building C/the Copying Department/Grey Plaza",
     ),
@@ -102,14 +103,14 @@ THEMES = (
     _theme(
         *("mountain adventure", "Adventure/Documentary", "White/Vertical/Thin-Air/Northern/Frozen/Impossible"),
         "Summit/Glacier/Rope/Ridge/Base Camp/Crevasse/Ascent/Avalanche",
-        "a climber of seventy/two sisters on one rope/a guide who gave up/a team of mapmakers",
+        "a climber of seventy/a climber roped to her sister/a guide who gave up/a team of mapmakers",
         "tries the north face in winter/searches for a lost expedition/crosses a glacier alone/carries a friend down",
         "Mount Ysolde/the Ketter Range/the White Shoulder/Camp Three/the Orsa Icefield",
     ),
     _theme(
         *("summer romance", "Romance/Drama", "Late/Golden/Borrowed/Barefoot/Second/Lemon-Yellow"),
         "Summer/Letter/Balcony/Orchard/Waltz/Bicycle/Postcard/Promise",
-        "a translator on leave/a widowed gardener/two pen friends/a violinist with a broken hand",
+        "a translator on leave/a widowed gardener/a faithful pen friend/a violinist with a broken hand",
         "rents the same room twice/answers a letter meant for another/dances until the last ferry/misses every train",
         "Belmare/the Orchard Coast/Via Lucente/San Oriel/the Hotel Mimosa",
     ),
@@ -121,23 +122,23 @@ THEMES = (
         "the court of Averne/Castle Lorn/the Winter Palace of Ostra/Rosenthal/the Summer Embassy",
     ),
     _theme(
-        *("wild nature", "Documentary/Family", "Hidden/Migrating/Tiny/Emerald/Patient/Sleeping"),
+        *("nature film", "Documentary/Family", "Hidden/Migrating/Tiny/Emerald/Patient/Sleeping"),
         "Forest/River/Heron/Savanna/Reef/Beehive/Otter/Meadow",
         "a pair of otters/a colony of bees/one old heron/a herd on the move",
         "crosses a continent/survives the dry season/raises four young/rebuilds after the flood",
         "the Amberwood/the Long River/Coral Bay/the Windward Plains/Fernvale",
     ),
     _theme(
-        *("music stories", "Music/Documentary", "Electric/Midnight/Unplugged/Velvet/Off-Key/Blue"),
+        *("music story", "Music/Documentary", "Electric/Midnight/Unplugged/Velvet/Off-Key/Blue"),
         "Trumpet/Encore/Jukebox/Rehearsal/Bassline/Record Shop/Choir/Refrain",
-        "a choir of dockers/a one-hit singer/a drummer losing his hearing/four friends and a van",
+        "a choir of dockers/a one-hit singer/a drummer losing his hearing/a band with one van",
         "records one perfect album/plays the empty halls/reunites for a last encore/steals a song back",
         "the Blue Cellar/Radio Tamber/Station Road/the Orpheon/Delta Street",
     ),
     _theme(
         *("heist", "Crime/Comedy", "Perfect/Eleventh/Double/Careful/Paper/Stolen"),
         "Vault/Getaway/Diamond/Blueprint/Alibi/Safecracker/Decoy/Tunnel",
-        "a retired safecracker/a crew of grandmothers/a bank clerk with a plan/twins with one passport",
+        "a retired safecracker/a crew of grandmothers/a bank clerk with a plan/a twin with two passports",
         "robs a vault on live television/tunnels into the wrong bank/swaps the diamond twice/trusts the wrong driver",
         "the Bank of Corvina/Mint Street/the Casino Aurelia/Platform Nine/the Free Port",
     ),
@@ -163,6 +164,8 @@ CLOSINGS = (
     "A {adjective} {name}, told with a {noun} and a wink.",
 )
 
+ARTICLE = re.compile(r"\b([Aa])(?= [aeiou](?!ne-))")  # "a" before a vowel, but "a one-eyed"
+
 
 class Writer:
     """Writes series of films, never the same title twice."""
@@ -183,9 +186,8 @@ class Writer:
             text = self._filled(self._one(OPENINGS), THEMES[theme], home, hero)
             if part:
                 text = f"Part {part + 1} of {stem}. {text}"
-            told.append(
-                (title, f"{text} {self._filled(self._one(CLOSINGS), THEMES[theme], home).replace('A e', 'An e')}")
-            )
+            closing = ARTICLE.sub(r"\1n", self._filled(self._one(CLOSINGS), THEMES[theme], home))
+            told.append((title, f"{text} {closing}"))
         return told
 
     def _stem(self, theme: Theme) -> str:

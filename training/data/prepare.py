@@ -114,8 +114,8 @@ def assemble(
     if split == "time":
         if not unix:
             raise DataError(
-                f"a split by time needs unix times, and these timestamps (the smallest is {times.min()}) are positions: "
-                "use leave-one-out"
+                f"a split by time needs unix times, and these timestamps (the smallest is {times.min()}) are "
+                "positions: use leave-one-out"
             )
         parts, cuts = by_time(times, quantiles)
         rule |= {"quantiles": list(quantiles), "cuts": list(cuts)}
