@@ -1,0 +1,61 @@
+"""How long work tells of itself: moving progress for a person at a terminal, plain lines for a log.
+
+Knows nothing of what is reported; an event is shown as the text that it is (`str(event)`).
+
+    with telling() as tell:
+        tell("preparing")                # stays: one line
+        tell.passing("step 120 of 900")  # passes: replaces itself at a terminal, now and then a line in a log
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from rich.status import Status
+
+EVERY = 5.0  # seconds between two passing lines in a log
+
+
+class Teller:
+    """Writes to a stream (stderr, so that a command's output can be piped)."""
+
+    def __init__(self, stream: TextIO, status: Status | None = None) -> None:
+        self._stream = stream
+        self._status = status
+        self._shown = float("-inf")
+
+    def __call__(self, event: object) -> None:
+        """A line that stays."""
+        if self._status is not None:
+            self._status.console.print(str(event), markup=False, highlight=False)
+        else:
+            self._stream.write(f"{event}\n")
+            self._stream.flush()
+
+    def passing(self, event: object) -> None:
+        """What matters only now."""
+        if self._status is not None:
+            from rich.text import Text
+
+            self._status.update(Text(str(event)))
+        elif time.monotonic() - self._shown >= EVERY:
+            self._shown = time.monotonic()
+            self(event)
+
+
+@contextmanager
+def telling(stream: TextIO | None = None) -> Iterator[Teller]:
+    """A teller for this stream (default: stderr as it is now), moving if it is a terminal."""
+    stream = stream or sys.stderr
+    if not stream.isatty():
+        yield Teller(stream)
+        return
+    from rich.console import Console
+
+    with Console(file=stream).status("") as status:
+        yield Teller(stream, status)
