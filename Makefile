@@ -52,10 +52,10 @@ $(VENV)/.torch: constraints.txt
 	@touch $@
 
 $(VENV)/.run: $(VENV)/.torch pyproject.toml
-	@test -f $(VENV)/.dev || { echo "installing contrec and what it needs"; $(BIN)/python -m pip install -q -c constraints.txt -e '.[serve,train]'; }
+	@test -f $(VENV)/.dev || { echo "installing contrec and what it needs"; $(BIN)/python -m pip install -qq -c constraints.txt -e '.[serve,train]'; }
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 	@echo "installing contrec, what it needs and what its tests need"
-	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[serve,train,dev]'
+	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[serve,train,dev]'
 	@touch $@ $(VENV)/.run

@@ -1,0 +1,156 @@
+"""The command line as a person meets it: quick help, one sentence for a mistake, output that can be piped."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.bundle import activate, write_bundle
+from model.catalogue import Catalogue, Item
+from model.popular import save_popular
+from model.recommender import Popular
+
+CLI = [sys.executable, "-m", "contrec.cli"]
+HEAVY = {"torch", "transformers", "polars", "scipy", "faiss", "fastapi", "pydantic", "redis", "numpy", "rich"}
+
+
+def contrec(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("CONTREC_")}
+    return subprocess.run(
+        [*CLI, *map(str, arguments)], capture_output=True, text=True, check=False, env=kept | environment, timeout=60
+    )
+
+
+def refused(*arguments: str | Path, **environment: str) -> str:
+    """The one sentence with which a command refuses."""
+    done = contrec(*arguments, **environment)
+    assert done.returncode == 2, done
+    assert done.stdout == ""
+    assert done.stderr.startswith("contrec: "), done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    return done.stderr
+
+
+@pytest.fixture
+def bundles(tmp_path: Path) -> Path:
+    """Two versions of the bundle `toy`; the second is active."""
+    root = tmp_path / "bundles"
+    catalogue = Catalogue(Item(f"id{n}", title=f"Title {n}", categories=("a", "b")) for n in range(4))
+    for counts in ([1, 2, 3, 4], [4, 3, 2, 1]):
+        recommender = Popular(catalogue, np.array(counts))
+        path = write_bundle(
+            root,
+            "toy",
+            kind="popular",
+            recipe="popular",
+            config={},
+            data_fingerprint="",
+            metrics={"ndcg@10": 0.5},
+            fill=lambda folder, recommender=recommender: save_popular(recommender, folder),  # type: ignore[misc]
+        )
+        activate(root, "toy", path.name)
+    return root
+
+
+def test_help_is_quick_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['contrec', '--help']\n"
+        "import contrec.cli\n"
+        "try: contrec.cli.main()\n"
+        "except SystemExit: pass\n"
+        f"print(sorted({HEAVY!r} & set(sys.modules)), file=sys.stderr)"
+    )
+    taken = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        taken.append(time.perf_counter() - start)
+        assert done.stderr.strip() == "[]"
+        assert "recommend" in done.stdout
+    # 0.3 s is the aim and 0.1 s what is measured; the slack is for machines that do much else at the same time.
+    assert min(taken) < 0.6
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["data", "prepare"], ["data", "validate"], ["train"], ["evaluate"], ["recommend"], ["serve"], ["demo"],
+        ["events", "import"], ["events", "export"],
+        ["bundles", "list"], ["bundles", "verify"], ["bundles", "activate"], ["bundles", "rollback"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_every_command_explains_itself(command: list[str]) -> None:
+    done = contrec(*command, "--help")
+    assert done.returncode == 0
+    assert done.stdout.startswith("Usage:")
+
+
+def test_bundles_are_listed_verified_activated_and_rolled_back(bundles: Path) -> None:
+    listed = contrec("bundles", "list", "toy", "--bundles", bundles).stdout.splitlines()
+    assert len(listed) == 2
+    assert all("popular" in line and "ndcg@10 0.5000" in line for line in listed)
+    (active,) = [line.split()[1] for line in listed if line.startswith("*")]
+    (other,) = [line.split()[0] for line in listed if not line.startswith("*")]
+    done = contrec("bundles", "verify", bundles / "toy" / active)
+    assert done.stdout == f"toy/{active} is whole: 2 files\n"
+    assert contrec("bundles", "rollback", "toy", CONTREC_BUNDLES=str(bundles)).stdout == f"active: toy/{other}\n"
+    done = contrec("bundles", "activate", "toy", active, "--bundles", bundles)
+    assert done.stdout == f"active: toy/{active}\n"
+
+
+def test_recommend_prints_a_list_or_json(bundles: Path) -> None:
+    common = ("--name", "toy", "--bundles", bundles)
+    done = contrec("recommend", "id0", "nobody", "-k", "2", *common)
+    assert done.returncode == 0
+    assert [line.split()[2] for line in done.stdout.splitlines()] == ["id1", "id2"]
+    assert "[a, b]" in done.stdout
+    assert "ignored 1 of 2 ids" in done.stderr
+    answer = json.loads(contrec("recommend", "--json", *common).stdout)
+    assert [item["item_id"] for item in answer] == ["id0", "id1", "id2", "id3"]
+    assert answer[0] == {"item_id": "id0", "title": "Title 0", "categories": ["a", "b"], "score": 4.0}
+
+
+def test_a_mistake_is_one_sentence(bundles: Path, tmp_path: Path) -> None:
+    assert "no bundle 'none'" in refused("bundles", "list", "none", "--bundles", bundles)
+    assert "no name of a bundle" in refused("bundles", "list", "../x", "--bundles", bundles)
+    assert "no version to roll back" in refused("bundles", "rollback", "none", "--bundles", bundles)
+    assert "there is no bundle at" in refused("bundles", "verify", tmp_path / "nowhere")
+    assert "no version of bundle 'none' is active" in refused("recommend", "--name", "none", "--bundles", bundles)
+    assert "source must be one of" in refused("data", "prepare", "nothing")
+    assert "does not exist" in refused("data", "validate", "table", tmp_path / "no.csv")
+    assert "does not exist" in refused("events", "import", tmp_path / "no.csv", "--store", "sqlite://:memory:")
+    assert "is no store" in refused("events", "export", tmp_path / "a.csv", "--store", "mysql://x")
+    assert "must end in .jsonl" in refused("events", "export", tmp_path / "a.xls", "--store", "sqlite://:memory:")
+    assert not list(tmp_path.glob("*.csv"))
+
+
+def test_a_damaged_bundle_is_one_sentence(bundles: Path) -> None:
+    version = json.loads((bundles / "toy" / "current").read_text())["version"]
+    (bundles / "toy" / version / "items.safetensors").write_bytes(b"x")
+    assert "items.safetensors" in refused("recommend", "--name", "toy", "--bundles", bundles)
+    assert "items.safetensors" in refused("bundles", "verify", bundles / "toy" / version)
+
+
+def test_debug_shows_the_traceback_of_a_mistake(bundles: Path) -> None:
+    done = contrec("bundles", "list", "none", "--bundles", bundles, CONTREC_DEBUG="1")
+    assert "Traceback" in done.stderr
+
+
+def test_validate_writes_nothing_and_prepare_writes_what_it_said(tmp_path: Path) -> None:
+    table = tmp_path / "clicks.csv"
+    lines = [f"u{user},i{item},{1_600_000_000 + 60 * item}" for user in range(3) for item in range(4)]
+    table.write_text("\n".join(["user_id,item_id,timestamp", *lines]) + "\n")
+    said = json.loads(contrec("data", "validate", "table", table).stdout)
+    assert said["counts"]["events"] == 12
+    assert list(tmp_path.iterdir()) == [table]
+    done = contrec("data", "prepare", "table", table, "--out", tmp_path / "prepared")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "prepared" / "facts.json").read_text())

@@ -1,0 +1,100 @@
+"""Events in and out: the same row is the same event from wherever it comes, and a bad line is named."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from contrec.events import export_events, import_events, read_events
+from service.stores import open_store
+from service.stores.contract import Event, append_all
+from training.data.prepare import prepare
+from training.data.synthetic import Sizes
+from training.data.table import read
+
+CITED = Event("e1", "ü", "item, with comma", type="click", value=0.5, time=1.5, recommendation_id="r")
+PLAIN = Event("e2", "v", "7", time=2.0)
+
+
+async def fill(address: str, events: list[Event]) -> None:
+    store = await open_store(address)
+    await append_all(store, events)
+    await store.close()
+
+
+def test_a_prepared_folder_goes_in_once(tmp_path: Path) -> None:
+    address = f"sqlite:///{tmp_path}/a.db"
+    prepared = prepare("synthetic", None, tmp_path / "prepared", sizes=Sizes(users=20, items=60, events=5))
+    events = list(read_events(tmp_path / "prepared"))
+    assert len(events) == len(prepared.items)
+    assert events[0].user_id == prepared.users[0]
+    assert events[0].item_id == prepared.catalogue[int(prepared.items[0])].item_id
+    assert events[0].value is None
+    first = asyncio.run(import_events(tmp_path / "prepared", address))
+    assert (first.accepted, first.repeated) == (len(events), 0)
+    again = asyncio.run(import_events(tmp_path / "prepared", address))
+    assert (again.accepted, again.repeated) == (0, len(events))
+
+
+def test_an_export_is_everything_and_can_be_imported_elsewhere(tmp_path: Path) -> None:
+    here, there = f"sqlite:///{tmp_path}/a.db", f"sqlite:///{tmp_path}/b.db"
+    asyncio.run(fill(here, [CITED, PLAIN]))
+    assert asyncio.run(export_events(here, tmp_path / "out" / "events.jsonl")) == 2
+    assert list(read_events(tmp_path / "out" / "events.jsonl")) == [CITED, PLAIN]
+    asyncio.run(import_events(tmp_path / "out" / "events.jsonl", there))
+    asyncio.run(export_events(there, tmp_path / "again.jsonl"))
+    assert (tmp_path / "again.jsonl").read_text() == (tmp_path / "out" / "events.jsonl").read_text()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["events.jsonl"]
+
+
+def test_an_exported_csv_is_a_table_to_train_on(tmp_path: Path) -> None:
+    here = f"sqlite:///{tmp_path}/a.db"
+    asyncio.run(fill(here, [CITED, PLAIN]))
+    assert asyncio.run(export_events(here, tmp_path / "events.csv")) == 2
+    frame = read(tmp_path / "events.csv").interactions.frame
+    assert frame["user_id"].to_list() == ["ü", "v"]
+    assert frame["item_id"].to_list() == ["item, with comma", "7"]
+    assert frame["value"].to_list()[0] == 0.5
+
+
+def test_a_table_row_and_its_prepared_event_are_the_same_event(tmp_path: Path) -> None:
+    table = tmp_path / "clicks.csv"
+    rows = [f"u,i{n},{1_600_000_000 + n},{n % 5 + 1}" for n in range(5)]
+    table.write_text("\n".join(["user_id,item_id,timestamp,rating", *rows]) + "\n")
+    prepare("table", table, tmp_path / "prepared")
+    assert list(read_events(table)) == list(read_events(tmp_path / "prepared"))
+    assert [event.value for event in read_events(table)] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("{", "line 2 is not JSON"),
+        ("[" * 100_000, "line 2 is not JSON"),
+        ("[]", "line 2 is not a JSON object"),
+        ({"user_id": ""}, "line 2: user_id must be a text that is not empty"),
+        ({"item_id": 3}, "line 2: item_id must be"),
+        ({"time": "now"}, "line 2: time must be a number"),
+        ({"time": float("nan")}, "line 2: time must be a number"),
+        ({"value": True}, "line 2: value must be a number or null"),
+        ({"type": None}, "line 2: type must be a text"),
+        ({"recommendation_id": 5}, "line 2: recommendation_id"),
+        ({"colour": "red"}, "line 2: 'colour' is no field"),
+    ],
+    ids=str,
+)
+def test_a_bad_line_is_named(tmp_path: Path, line: str | dict[str, object], sentence: str) -> None:
+    good: dict[str, object] = {"event_id": "e", "user_id": "u", "item_id": "i", "time": 1.0}
+    text = line if isinstance(line, str) else json.dumps(good | line)
+    (tmp_path / "events.jsonl").write_text(json.dumps(good) + "\n" + text + "\n")
+    with pytest.raises(ValueError, match=sentence):
+        list(read_events(tmp_path / "events.jsonl"))
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match="is not UTF-8"):
+        list(read_events(tmp_path / "events.jsonl"))
