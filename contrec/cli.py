@@ -39,6 +39,8 @@ app.add_typer(bundles_app, name="bundles")
 TOLD = {
     "model.bundle": ("BundleError",),
     "service.stores.contract": ("StoreUnavailable", "StoreIncompatible"),
+    "service.settings": ("SettingsError",),
+    "contrec.serving": ("Unready",),
 }
 EXTRAS = {
     "train": ("polars", "scipy"),
@@ -83,7 +85,8 @@ Prepared = Annotated[Path, typer.Argument(help="A folder that `contrec data prep
 Bundles = Annotated[Path, typer.Option("--bundles", envvar="CONTREC_BUNDLES", help="The folder of all bundles.")]
 Name = Annotated[str, typer.Option("--name", envvar="CONTREC_BUNDLE", help="The bundle's name.")]
 Store = Annotated[str, typer.Option("--store", envvar="CONTREC_STORE", help="sqlite:///FILE or redis://HOST:PORT/DB")]
-BUNDLES, NAME, STORE = Path("bundles"), "default", "sqlite:///contrec.db"
+Version = Annotated[str | None, typer.Option(help="A version of the bundle; default: the active one.")]
+BUNDLES, NAME, STORE = Path("bundles"), "contrec", "sqlite:///contrec.db"  # as in service.settings; a test says so
 
 # ---------------------------------------------------------------------------------------------------- data
 
@@ -199,9 +202,71 @@ def _chosen(bundles: Path, name: str, version: str | None) -> Path:
     return path
 
 
-# ---------------------------------------------------------------------------------------------------- recommend
+# ---------------------------------------------------------------------------------------------------- training
 
-Version = Annotated[str | None, typer.Option(help="A version of the bundle; default: the active one.")]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same bundle.")]
+
+
+@app.command()
+@told
+def train(
+    prepared: Prepared,
+    recipe: Annotated[str, typer.Option(help="A recipe and its size, such as contrec-tiny or contrec-small.")],
+    name: Name = NAME,
+    bundles: Bundles = BUNDLES,
+    seed: Seed = 0,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="key=value over the recipe's own.")] = None,
+    activate: Annotated[bool, typer.Option(help="Make the new bundle the active one.")] = True,
+) -> None:
+    """Train a recipe on prepared data and publish the bundle."""
+    from contrec.progress import telling
+    from model import bundle
+    from training.train import train as fit
+
+    with telling() as tell:
+        path = fit(prepared, recipe, bundles=bundles, name=name, seed=seed, overrides=overrides or [], report=tell)
+    if activate:
+        bundle.activate(bundles, name, path.name)
+    typer.echo(f"{'active' if activate else 'published'}: {name}/{path.name}")
+
+
+@app.command()
+@told
+def evaluate(
+    prepared: Prepared,
+    name: Name = NAME,
+    version: Version = None,
+    bundles: Bundles = BUNDLES,
+    part: Annotated[str, typer.Option(help="validation or test.")] = "test",
+    baselines: Annotated[bool, typer.Option(help="Popularity, transition kNN and EASE in the same table.")] = True,
+    users: Annotated[int | None, typer.Option(min=1, help="Ask that many users only, drawn with --seed.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the draw of users.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Rows as JSON, instead of a Markdown table.")] = False,
+) -> None:
+    """Rank the whole catalogue for every user of a part: HR and NDCG, seen items masked and unmasked."""
+    from model import load_recommender
+    from training.data.prepared import PARTS
+    from training.data.prepared import Prepared as Data
+    from training.evaluate import compare, markdown, recommender_scorer
+
+    asked = next((known for known in PARTS if known == part), None)
+    if asked is None:
+        raise ValueError(f"--part must be one of {', '.join(PARTS)}, not {part!r}")
+    data = Data.read(prepared)
+    path = _chosen(bundles, name, version)
+    recommender = load_recommender(path)
+    if [item.item_id for item in recommender.catalogue] != [item.item_id for item in data.catalogue]:
+        raise ValueError(f"the bundle {path} was trained on another catalogue than the one in {prepared}")
+    scorers = {f"{name}/{path.name}": recommender_scorer(recommender)}
+    if baselines:
+        from training.baselines import fit_baselines
+
+        scorers |= fit_baselines(data)
+    rows = compare(scorers, data, asked, users=users, seed=seed)
+    typer.echo(json.dumps(rows, indent=2) if as_json else markdown(rows))
+
+
+# ---------------------------------------------------------------------------------------------------- recommend
 
 
 @app.command()
@@ -273,6 +338,56 @@ def events_export(
     with telling() as tell:
         count = asyncio.run(export_events(store, out, passing=tell.passing))
     typer.echo(f"{count} events exported to {out}")
+
+
+# ---------------------------------------------------------------------------------------------------- serving
+
+
+@app.command()
+@told
+def serve(
+    host: Annotated[str | None, typer.Option(help="CONTREC_HOST; only this machine until you say otherwise.")] = None,
+    port: Annotated[int | None, typer.Option(help="CONTREC_PORT; 0 takes any free one.")] = None,
+    bundles: Annotated[Path | None, typer.Option(help="CONTREC_BUNDLES: the folder of all bundles.")] = None,
+    name: Annotated[str | None, typer.Option(help="CONTREC_BUNDLE: the bundle to serve.")] = None,
+    store: Annotated[str | None, typer.Option(help="CONTREC_STORE: where events live.")] = None,
+) -> None:
+    """Serve the active bundle over HTTP. Every other setting is a CONTREC_* variable (docs/settings.md)."""
+    import httpx
+
+    from contrec.serving import address_of, listen
+    from contrec.serving import serve as run
+    from service.settings import load_settings
+
+    given = {"host": host, "port": port, "bundles": bundles, "bundle": name, "store": store}
+    settings = load_settings(**{key: value for key, value in given.items() if value is not None})
+    with listen(settings.host, settings.port) as bound:
+
+        async def ready(client: httpx.AsyncClient) -> None:
+            typer.echo(f"ready: {address_of(bound)}")
+
+        run(settings, bound, ready)
+
+
+@app.command()
+@told
+def demo(
+    port: Annotated[int, typer.Option(envvar="CONTREC_PORT", min=0, max=65535, help="0 takes any free one.")] = 8000,
+    folder: Annotated[Path, typer.Option(help="Where everything of the demo lies.")] = Path(".demo"),
+    serve: Annotated[bool, typer.Option(help="Serve, or stop before it.")] = True,
+) -> None:
+    """Train a small recommender on invented films, serve it, and ask it: everything in one command."""
+    from contrec.demo import build, show
+    from contrec.progress import Teller, telling
+    from contrec.serving import listen
+
+    host = "127.0.0.1"
+    if serve:
+        listen(host, port).close()  # a port that is taken is told now, not after the training
+    with telling() as tell:
+        built = build(folder, tell)
+    if serve:
+        show(built, host, port, Teller(sys.stdout))
 
 
 def main() -> None:
