@@ -1,0 +1,217 @@
+"""Baselines: what a trained bundle is measured beside, each fitted on training events alone.
+
+    popularity       how often an item was interacted with
+    transition kNN   what followed the last items of the history, decayed over distance (the sequential baseline)
+    EASE             the best linear item-item model in closed form (Steck 2019, arXiv 1905.03375)
+
+They read prepared arrays only, and give scorers for `training.evaluate`. Transition kNN and EASE need no gradient
+and are hard to beat: on ContRec's own splits no published generative model is known to (literature.md 3.4).
+
+    rows = compare(fit_baselines(prepared), prepared, "test")
+    print(markdown(beside_baselines(recommender, prepared, "test")))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+from numpy.typing import NDArray
+from scipy.linalg import lapack
+
+from model.catalogue import Rows
+from model.recommender import Floats, Recommender
+from training.data.prepared import Part, Prepared
+from training.evaluate import Scorer, compare, evaluate, recommender_scorer
+
+FLOAT64_UP_TO = 8_000  # items: above, EASE computes in float32 to stay within memory
+EASE_GRID = (100.0, 250.0, 500.0, 1000.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Popularity:
+    """counts: (N,) training events of each item."""
+
+    counts: NDArray[np.int64]
+
+    @classmethod
+    def fit(cls, prepared: Prepared) -> Popularity:
+        _, items = prepared.train_histories()
+        return cls(np.bincount(items, minlength=len(prepared.catalogue)).astype(np.int64))
+
+    def __call__(self, users: NDArray[np.int64], histories: list[Rows]) -> Floats:
+        return np.broadcast_to(self.counts.astype(np.float32), (len(users), len(self.counts)))
+
+
+@dataclass(frozen=True, slots=True)
+class Transitions:
+    """score(j) = sum over the last `window` items i, d back, of decay^(d-1) * follows[i, j].
+
+    follows: (N, N) sparse. Raw: the sum over training pairs (i, then j d later, d <= window) of decay^(d-1). Then
+    divided by the item counts, n_i^from_power * n_j^to_power, so that neither a popular item in the history nor a
+    popular candidate drowns the rest (the powers are the best of eight pairs on the validation targets of ML-1M,
+    and close to it on those of Beauty and ML-100K). Memory and time: window * E pairs, under a second for a million
+    events.
+    """
+
+    follows: scipy.sparse.csr_array[Any]
+    window: int
+    decay: float
+
+    @classmethod
+    def fit(
+        cls,
+        prepared: Prepared,
+        *,
+        window: int = 10,
+        decay: float = 0.8,
+        from_power: float = 0.5,
+        to_power: float = 0.25,
+    ) -> Transitions:
+        offsets, items = prepared.train_histories()
+        size = len(prepared.catalogue)
+        user = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+        follows = scipy.sparse.csr_array((size, size), dtype=np.float32)
+        for distance in range(1, window + 1):
+            same = user[:-distance] == user[distance:]
+            before, after = items[:-distance][same], items[distance:][same]
+            weight = np.full(len(before), decay ** (distance - 1), dtype=np.float32)
+            follows = follows + scipy.sparse.coo_array((weight, (before, after)), shape=(size, size)).tocsr()
+        counts = np.maximum(np.bincount(items, minlength=size), 1).astype(np.float32)
+        follows = _diagonal(counts**-from_power) @ follows @ _diagonal(counts**-to_power)
+        return cls(scipy.sparse.csr_array(follows), window, decay)
+
+    def __call__(self, users: NDArray[np.int64], histories: list[Rows]) -> Floats:
+        lines, rows, weights = [], [], []
+        for line, history in enumerate(histories):
+            last = history[: -self.window - 1 : -1]
+            lines += [line] * len(last)
+            rows += last.tolist()
+            weights += [self.decay**distance for distance in range(len(last))]
+        size = self.follows.shape[0]
+        recent = scipy.sparse.coo_array(
+            (np.array(weights, dtype=np.float32), (lines, rows)), shape=(len(histories), size)
+        ).tocsr()
+        return np.asarray((recent @ self.follows).toarray(), dtype=np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Ease:
+    """score = x B with x the 0/1 history and B = I - P / diag(P), P = (X^T X + penalty I)^-1, X the training users.
+
+    Memory: at most four (N, N) matrices while lambda is chosen, float64 up to 8,000 items and float32 above: 0.45
+    GiB for the 3,706 items of ML-1M, 2.2 GiB for the 12,101 of Beauty. Time: N^3 operations for each lambda.
+    """
+
+    weights: NDArray[Any]  # (N, N), the diagonal 0
+    penalty: float
+
+    @classmethod
+    def fit(cls, prepared: Prepared, *, penalty: float) -> Ease:
+        """With a given penalty (lambda), on training events alone."""
+        return cls(_ease(_gram(prepared), penalty), penalty)
+
+    @classmethod
+    def chosen(cls, prepared: Prepared, *, grid: Sequence[float] = EASE_GRID, users: int = 3000, seed: int = 0) -> Ease:
+        """The penalty with the best NDCG@10 on (at most `users`) validation targets; the weights see training only.
+
+        Falls back to the middle of the grid where the data has no validation target.
+        """
+        gram = _gram(prepared)
+        if len(grid) == 1 or len(prepared.evaluation("validation")) == 0:
+            penalty = grid[len(grid) // 2]
+            return cls(_ease(gram, penalty), penalty)
+        best: tuple[float, Ease] | None = None
+        for penalty in grid:
+            ease = cls(_ease(gram, penalty), penalty)
+            reached = evaluate(ease, prepared, "validation", users=users, seed=seed).ndcg(10)
+            if best is None or reached > best[0]:
+                best = reached, ease
+            del ease  # before the next inverse is made
+        assert best is not None
+        return best[1]
+
+    def __call__(self, users: NDArray[np.int64], histories: list[Rows]) -> Floats:
+        return np.asarray(_binary(histories, len(self.weights)).astype(self.weights.dtype) @ self.weights, np.float32)
+
+
+def _gram(prepared: Prepared) -> NDArray[Any]:
+    offsets, items = prepared.train_histories()
+    histories = [items[start:stop].astype(np.int64) for start, stop in pairwise(offsets)]
+    size = len(prepared.catalogue)
+    interacted = _binary(histories, size)
+    gram = (interacted.T @ interacted).toarray()
+    return np.asarray(gram, dtype=np.float64 if size <= FLOAT64_UP_TO else np.float32)
+
+
+def _ease(gram: NDArray[Any], penalty: float) -> NDArray[Any]:
+    matrix = np.array(gram, order="F")
+    matrix[np.diag_indices_from(matrix)] += penalty
+    # Cholesky, then the inverse in the same memory: half the time and a third of the memory of a general inverse.
+    double = matrix.dtype == np.float64
+    potrf, potri = (lapack.dpotrf, lapack.dpotri) if double else (lapack.spotrf, lapack.spotri)
+    matrix, failed = potrf(matrix, lower=True, overwrite_a=True, clean=False)
+    if failed == 0:
+        matrix, failed = potri(matrix, lower=True, overwrite_c=True)
+    if failed:
+        raise ValueError(f"EASE cannot invert its matrix with penalty {penalty}: take a larger one")
+    lower: NDArray[Any] = np.tril(matrix)
+    del matrix
+    lower += np.tril(lower, -1).T  # P
+    diagonal = np.diagonal(lower).copy()
+    lower /= -diagonal
+    np.fill_diagonal(lower, 0.0)
+    return lower
+
+
+def _binary(histories: Sequence[Rows], size: int) -> scipy.sparse.csr_array[Any]:
+    """(B, N) 1 where an item is in a history, float32."""
+    unique = [np.unique(history) for history in histories]
+    rows = np.concatenate([np.zeros(0, dtype=np.int64), *unique])
+    starts = np.concatenate([[0], np.cumsum([len(found) for found in unique])])
+    return scipy.sparse.csr_array((np.ones(len(rows), dtype=np.float32), rows, starts), shape=(len(histories), size))
+
+
+def _diagonal(values: NDArray[np.float32]) -> scipy.sparse.dia_array[Any]:
+    return scipy.sparse.diags_array(values)
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# The table
+
+
+def fit_baselines(prepared: Prepared, *, ease: bool = True) -> dict[str, Scorer]:
+    """Popularity, transition kNN and EASE by name. EASE may be left out where N^2 floats are too many."""
+    scorers: dict[str, Scorer] = {
+        "popularity": Popularity.fit(prepared),
+        "transition kNN": Transitions.fit(prepared),
+    }
+    if ease:
+        scorers["EASE"] = Ease.chosen(prepared)
+    return scorers
+
+
+def beside_baselines(
+    recommender: Recommender,
+    prepared: Prepared,
+    part: Part,
+    *,
+    name: str = "contrec",
+    users: int | None = None,
+    seed: int = 0,
+    ease: bool = True,
+) -> list[dict[str, Any]]:
+    """The rows of `compare`: the recommender, then the baselines, over the same users.
+
+    Raises ValueError when the recommender's catalogue is not the data's: its rows would mean other items.
+    """
+    if len(recommender.catalogue) != len(prepared.catalogue) or any(
+        mine.item_id != theirs.item_id for mine, theirs in zip(recommender.catalogue, prepared.catalogue, strict=True)
+    ):
+        raise ValueError("the bundle was trained on another catalogue than this data has")
+    scorers = {name: recommender_scorer(recommender), **fit_baselines(prepared, ease=ease)}
+    return compare(scorers, prepared, part, users=users, seed=seed)
