@@ -10,7 +10,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || command -v python)
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PORT ?= 8000
-VENV := .venv
+DEMO ?= .demo
+VENV ?= .venv
 BIN := $(VENV)/bin
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -21,7 +22,7 @@ export PIP_NO_INPUT := 1
 .PHONY: demo test check fix env env-dev clean
 
 demo: $(VENV)/.run
-	@$(BIN)/contrec demo --port $(PORT)
+	@$(BIN)/contrec demo --port $(PORT) --folder $(DEMO)
 
 test: $(VENV)/.dev
 	@$(BIN)/pytest $(ARGS)
@@ -39,7 +40,7 @@ env: $(VENV)/.run
 env-dev: $(VENV)/.dev
 
 clean:
-	rm -rf $(VENV) .demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each stamp is newer than what it was made from, so that the second run does nothing.

@@ -211,7 +211,8 @@ Seed = Annotated[int, typer.Option(help="The same seed gives the same bundle.")]
 @told
 def train(
     prepared: Prepared,
-    recipe: Annotated[str, typer.Option(help="A recipe and its size, such as contrec-tiny or contrec-small.")],
+    recipe: Annotated[str, typer.Option(help="A named configuration: training/recipes/<recipe>.toml.")] = "contrec",
+    size: Annotated[str | None, typer.Option(help="tiny, small, base or llm; default: the recipe's own.")] = None,
     name: Name = NAME,
     bundles: Bundles = BUNDLES,
     seed: Seed = 0,
