@@ -1,0 +1,115 @@
+"""Micro-batching: one task owns the bounded queue, one thread computes; everyone else sends messages.
+
+Whatever waits when the thread is free is computed together, up to `max_batch`; nobody waits for a batch to fill.
+Work whose caller has left is dropped before it costs anything. Knows no model: `work` turns a list of questions
+into a list of answers, on the thread.
+
+    batcher = Batcher(work, queue_size=256, max_batch=32)
+    batcher.start()
+    answer = await batcher.ask(question)      # raises Overloaded when the queue is full
+    await batcher.close()                     # answers what waits, then stops
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+Question = TypeVar("Question")
+Answer = TypeVar("Answer")
+Result = TypeVar("Result")
+
+
+class Overloaded(Exception):
+    """The queue is full, or the batcher is closing."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask(Generic[Question, Answer]):
+    question: Question
+    future: asyncio.Future[Answer] = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stop:
+    """Comes after everything that was asked before it."""
+
+
+class Batcher(Generic[Question, Answer]):
+    """See the module. `work` must return one answer for each question, in order.
+
+    on_batch(size, dropped, waiting): told once a batch, for the metrics.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Sequence[Question]], Sequence[Answer]],
+        *,
+        queue_size: int,
+        max_batch: int,
+        on_batch: Callable[[int, int, int], None] = lambda size, dropped, waiting: None,
+    ) -> None:
+        self._work = work
+        self._max_batch = max_batch
+        self._on_batch = on_batch
+        self._queue: asyncio.Queue[_Ask[Question, Answer] | _Stop] = asyncio.Queue(queue_size)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
+        self._task: asyncio.Task[None] | None = None
+        self._closing = False
+
+    def start(self) -> None:
+        """Starts the task; call once, inside the event loop."""
+        self._task = asyncio.create_task(self._serve(), name="batcher")
+
+    async def ask(self, question: Question) -> Answer:
+        """The answer, computed with whatever else waits. Raises Overloaded, or what `work` raised."""
+        if self._closing:
+            raise Overloaded("the service is shutting down")
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        try:
+            self._queue.put_nowait(_Ask(question, future))
+        except asyncio.QueueFull:
+            raise Overloaded(f"{self._queue.maxsize} requests wait already") from None
+        return await future
+
+    async def on_thread(self, work: Callable[[], Result]) -> Result:
+        """Runs something on the model thread, between two batches: warming up, say."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    async def close(self) -> None:
+        """Answers everything that waits, then frees the thread."""
+        self._closing = True
+        if self._task is not None:
+            await self._queue.put(_Stop())
+            await self._task
+            self._task = None
+        self._thread.shutdown(wait=True)
+
+    async def _serve(self) -> None:
+        while True:
+            messages = [await self._queue.get()]
+            while len(messages) < self._max_batch and not self._queue.empty():
+                messages.append(self._queue.get_nowait())
+            asked = [message for message in messages if isinstance(message, _Ask)]
+            waited_for = [ask for ask in asked if not ask.future.done()]
+            self._on_batch(len(waited_for), len(asked) - len(waited_for), self._queue.qsize())
+            if waited_for:
+                await self._answer(waited_for)
+            if len(asked) < len(messages):
+                return
+
+    async def _answer(self, asks: list[_Ask[Question, Answer]]) -> None:
+        try:
+            answers = await self.on_thread(lambda: self._work([ask.question for ask in asks]))
+            pairs = list(zip(asks, answers, strict=True))
+        except Exception as error:  # noqa: BLE001 - whatever it was, the callers must hear of it and the task must live
+            for ask in asks:
+                if not ask.future.done():
+                    ask.future.set_exception(error)
+            return
+        for ask, answer in pairs:
+            if not ask.future.done():
+                ask.future.set_result(answer)

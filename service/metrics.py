@@ -1,0 +1,108 @@
+"""Every metric: its name, its labels and its buckets, once. Labels come from enums and route templates, never from ids.
+
+One registry for each service, so that two in one process (tests) do not share counts. Served on a port of its
+own by a small thread server, so that a scrape never waits behind requests.
+
+    metrics = Metrics()
+    metrics.requests.labels(route="/recommend", outcome="ok").inc()
+    metrics.serve("127.0.0.1", 9100)
+"""
+
+from __future__ import annotations
+
+from threading import Thread
+from typing import Final
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+STAGES: Final = ("store", "queue", "encode", "generate", "retrieve", "total")
+
+
+def geometric(first: float, factor: float, count: int) -> tuple[float, ...]:
+    """`count` bucket edges, each `factor` times the one before."""
+    return tuple(float(f"{first * factor**n:.4g}") for n in range(count))
+
+
+SECONDS: Final = geometric(0.0005, 1.6, 20)  # 0.5 ms to 3.8 s
+POWERS_OF_TWO: Final = geometric(1, 2, 11)  # 1 to 1024
+
+
+class Metrics:
+    """The metrics of one service."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._server: tuple[WSGIServer, Thread] | None = None
+        self.requests = Counter(
+            "contrec_requests",
+            "Requests answered, by route template and outcome.",
+            ["route", "outcome"],
+            registry=self.registry,
+        )
+        self.request_seconds = Histogram(
+            "contrec_request_seconds",
+            "Time from request to answer.",
+            ["route"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.stage_seconds = Histogram(
+            "contrec_stage_seconds",
+            "Where the time of a recommendation goes.",
+            ["stage"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.batch_size = Histogram(
+            "contrec_batch_size", "Requests computed together.", buckets=POWERS_OF_TWO, registry=self.registry
+        )
+        self.queue = Gauge("contrec_queue_requests", "Requests that wait for the model.", registry=self.registry)
+        self.dropped = Counter(
+            "contrec_dropped", "Requests dropped from the queue because nobody waits any more.", registry=self.registry
+        )
+        self.source = Counter(
+            "contrec_recommendations",
+            "Answers by the rung of the ladder they came from.",
+            ["source"],
+            registry=self.registry,
+        )
+        self.failures = Counter(
+            "contrec_model_failures",
+            "Steps of the model that raised or took too long.",
+            ["step"],
+            registry=self.registry,
+        )
+        self.degraded = Counter(
+            "contrec_degraded", "Answers that had to do without something.", ["reason"], registry=self.registry
+        )
+        self.tokens = Counter(
+            "contrec_user_tokens",
+            "User tokens found fresh (hit), of an older history (old), or not at all (miss).",
+            ["result"],
+            registry=self.registry,
+        )
+        self.store_failures = Counter(
+            "contrec_store_failures", "Store calls that failed.", ["operation"], registry=self.registry
+        )
+        self.events = Counter("contrec_events", "Events, new or repeated.", ["result"], registry=self.registry)
+        self.bundle_loads = Counter(
+            "contrec_bundle_loads", "Bundles loaded or refused.", ["outcome"], registry=self.registry
+        )
+        self.bundle_info = Gauge(
+            "contrec_bundle_info", "1 for the bundle that is served.", ["bundle"], registry=self.registry
+        )
+        self.ready = Gauge("contrec_ready", "1 once the service wants requests.", registry=self.registry)
+
+    def serve(self, host: str, port: int) -> None:
+        """Starts the metrics server. Raises OSError when the port is taken."""
+        self._server = start_http_server(port, addr=host, registry=self.registry)
+
+    def close(self) -> None:
+        """Stops the metrics server, if one runs."""
+        if self._server is not None:
+            server, thread = self._server
+            server.shutdown()
+            server.server_close()
+            thread.join()
+            self._server = None

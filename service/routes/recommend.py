@@ -1,0 +1,25 @@
+"""POST /recommend: thin; what happens is in `service.core`."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+
+from service.errors import ErrorCode
+from service.routes.common import JSON_ONLY, ServiceOf, refusals
+from service.schemas import RecommendAnswer, RecommendRequest
+
+router = APIRouter(tags=["recommendations"])
+
+
+@router.post(
+    "/recommend",
+    response_model=RecommendAnswer,
+    dependencies=[JSON_ONLY],
+    responses=refusals(ErrorCode.OVERLOADED, ErrorCode.NOT_AVAILABLE),
+    summary="Recommend items for a user or a history",
+)
+async def recommend(body: RecommendRequest, service: ServiceOf) -> Response:
+    """Always answers from some rung of the ladder: `model`, `stale`, `neighbours`, `popular`; `source` says which."""
+    answer = await service.recommend(body)
+    # Serialised here, once: FastAPI would validate the answer a second time.
+    return Response(answer.model_dump_json(exclude_unset=True), media_type="application/json")

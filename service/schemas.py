@@ -1,0 +1,187 @@
+"""What goes over the wire: the requests and answers of every route, strict in both senses.
+
+No field is guessed or coerced ("10" is no k), none is ignored (an unknown one is refused), and fields whose
+feature does not exist yet are refused by name in `refuse_what_is_not_there`. Knows no model and no store.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag
+
+from service.errors import ApiError, ErrorCode
+
+MAX_HISTORY = 1000
+MAX_K = 200
+MAX_SELECTED = 10_000
+MAX_EVENTS = 1000
+_LATEST = 253_402_300_799  # the end of the year 9999, in seconds; a time in milliseconds lies beyond it
+
+Id = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+
+
+class Strict(BaseModel):
+    """No coercion, no unknown field, no NaN or infinity."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Selection(Strict):
+    """Items by category or id; an item is meant when either names it. Ids that are unknown are counted in `ignored`."""
+
+    categories: Annotated[list[Id], Field(max_length=MAX_SELECTED, fail_fast=True)] = []
+    items: Annotated[list[Id], Field(max_length=MAX_SELECTED, fail_fast=True)] = []
+
+
+class RecommendRequest(Strict):
+    """Who is asking, and for what."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"user_id": "42", "k": 5},
+                {"history": ["17", "3"], "k": 5, "deny": {"categories": ["Horror"]}},
+                {"user_id": "42", "explore": 0.3, "seed": 7},
+            ]
+        }
+    )
+
+    user_id: Id | None = Field(
+        default=None, description="Whose stored history to read; unknown users get the popular list."
+    )
+    history: Annotated[list[Id], Field(max_length=MAX_HISTORY, fail_fast=True)] | None = Field(
+        default=None,
+        description="Item ids, oldest first: read instead of the stored history, and joined to the seen set.",
+    )
+    k: int = Field(default=10, ge=1, le=MAX_K, description="How many items; fewer come only where fewer are eligible.")
+    exclude_seen: bool = Field(default=True, description="Leave out every item the user has met.")
+    allow: Selection | None = Field(default=None, description="Only these. An empty selection allows nothing.")
+    deny: Selection | None = Field(default=None, description="Never these.")
+    diversity: float = Field(default=0.0, ge=0, le=1, description="Not available yet: anything but 0 is refused.")
+    explore: float = Field(default=0.0, ge=0, le=1, description="0: the best list, always the same. 1: the boldest.")
+    seed: int | None = Field(
+        default=None,
+        ge=0,
+        lt=2**63,
+        description="Of the noise when exploring; without it the recommendation_id decides.",
+    )
+    explain: bool = Field(default=False, description="Not available yet: true is refused.")
+
+    def refuse_what_is_not_there(self) -> None:
+        """Raises the typed error for a feature that this version does not have."""
+        for field, asked in (("diversity", self.diversity > 0), ("explain", self.explain)):
+            if asked:
+                raise ApiError(ErrorCode.NOT_AVAILABLE, f"{field} is not available yet; leave it out", field=field)
+
+
+class Source(StrEnum):
+    """The rung of the ladder that an answer came from."""
+
+    MODEL = "model"
+    STALE = "stale"
+    NEIGHBOURS = "neighbours"
+    POPULAR = "popular"
+
+
+class Degraded(StrEnum):
+    """What an answer had to do without."""
+
+    HISTORY_UNAVAILABLE = "history_unavailable"
+
+
+class RecommendedItem(BaseModel):
+    """One item of an answer. score: comparable within one answer only; it never rises down the list."""
+
+    item_id: str
+    title: str
+    categories: list[str]
+    score: float
+
+
+class Timings(BaseModel):
+    """Where the milliseconds went. encode, generate: of the batch that the request was part of; 0 when skipped."""
+
+    store: float
+    encode: float
+    generate: float
+    retrieve: float
+    total: float
+
+
+class RecommendAnswer(BaseModel):
+    """The list, and how it came about."""
+
+    items: list[RecommendedItem]
+    source: Source = Field(description="model | stale | neighbours | popular: the rung of the ladder")
+    degraded: Degraded | None = Field(default=None, description="Present only when something was out of reach.")
+    ignored: int = Field(description="How many ids of the request the catalogue does not know.")
+    bundle: str | None = Field(description="name/version of what answered; null when no bundle is loaded.")
+    recommendation_id: str = Field(description="Cite it in events that follow from this answer.")
+    timings_ms: Timings
+
+
+EventType = Literal["view", "click", "cart", "purchase", "like", "dislike", "rating"]
+
+
+class EventIn(Strict):
+    """One interaction."""
+
+    event_id: Id = Field(description="Made by you, once: sending it again changes nothing.")
+    user_id: Id
+    item_id: Id = Field(description="Kept even if the bundle of today does not know the item.")
+    type: EventType = "view"
+    value: float | None = Field(default=None, description="A rating, a duration; what your type means by it.")
+    time: float | None = Field(default=None, ge=0, le=_LATEST, description="Unix seconds; without it, now.")
+    recommendation_id: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
+
+
+class EventsIn(Strict):
+    """Many interactions: all of them are kept, or none."""
+
+    events: Annotated[list[EventIn], Field(min_length=1, max_length=MAX_EVENTS, fail_fast=True)]
+
+
+def _one_or_many(body: Any) -> str:
+    return "many events" if isinstance(body, dict) and "events" in body else "one event"
+
+
+EventsRequest = Annotated[
+    Annotated[EventIn, Tag("one event")] | Annotated[EventsIn, Tag("many events")], Discriminator(_one_or_many)
+]
+
+
+class EventsAnswer(BaseModel):
+    """accepted: new and kept. repeated: known already by their event_id."""
+
+    accepted: int
+    repeated: int
+
+
+class BundleState(StrEnum):
+    """How the bundle stands."""
+
+    LOADING = "loading"
+    SERVING = "serving"
+    NONE = "none"
+    REFUSED = "refused"
+
+
+class BundleAnswer(BaseModel):
+    """What is served. reason: why a bundle was refused, in one sentence."""
+
+    bundle: str | None
+    state: BundleState
+    kind: str | None = None
+    items: int = 0
+    reason: str | None = None
+
+
+class ReadyAnswer(BaseModel):
+    """Flags only; nothing was asked of anyone to answer this."""
+
+    ready: bool
+    bundle: BundleState
+    store: Literal["ok", "unavailable"]
+    reason: str | None = None

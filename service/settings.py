@@ -1,0 +1,114 @@
+"""Every setting of the service: a CONTREC_* variable each, with its default, its bounds and its reason.
+
+`docs/settings.md` lists the same, and a test holds the two together. Knows no FastAPI and no store.
+
+    settings = load_settings()      # from the environment; SettingsError carries one sentence
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.stores import check_address
+
+PREFIX = "CONTREC_"
+
+# Variables with our prefix that belong to other rooms; every other unknown one is a likely slip of the pen.
+_ELSEWHERE = frozenset({"CONTREC_DATA"})
+
+
+class SettingsError(Exception):
+    """A setting that cannot be used. Carries one sentence that names the variable."""
+
+
+class Settings(BaseSettings):
+    """What an operator may turn. Immutable once read."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True)
+
+    host: str = Field(
+        "127.0.0.1", min_length=1, description="Address to listen on. Only this machine, until you say so."
+    )
+    port: int = Field(8000, ge=0, le=65535, description="Port of the API; 0 takes any free one.")
+    metrics_port: int = Field(
+        9100,
+        ge=0,
+        le=65535,
+        description="Port of the Prometheus metrics, on the same host, apart from the API; 0 is off.",
+    )
+    bundles: Path = Field(Path("bundles"), description="Folder that holds the bundles, one folder for each name.")
+    bundle: str = Field(
+        "contrec",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+        description="Name of the bundle to serve; its active version is loaded at start.",
+    )
+    store: Annotated[str, AfterValidator(check_address)] = Field(
+        "sqlite:///contrec.db",
+        description="Where events live: sqlite:///FILE for one process, redis://HOST:PORT/DB for replicas.",
+    )
+    store_timeout_ms: int = Field(
+        100,
+        ge=5,
+        le=10_000,
+        description="How long one answer of Redis may take, in ms, before the request goes on without it.",
+    )
+    store_connections: int = Field(
+        32, ge=1, le=1024, description="Most connections to Redis at a time; beyond it requests wait for one, briefly."
+    )
+    token_ttl_s: int = Field(
+        604_800, ge=1, le=31_536_000, description="How long user tokens are kept, in seconds. Histories never expire."
+    )
+    model_timeout_ms: int = Field(
+        2000,
+        ge=10,
+        le=60_000,
+        description="How long a request waits for the model, in ms, before it gets the popular list.",
+    )
+    max_body_bytes: int = Field(
+        1_048_576, ge=1024, le=67_108_864, description="Largest request body; a larger one is refused unread."
+    )
+    queue_size: int = Field(
+        256,
+        ge=1,
+        le=65_536,
+        description="Requests that may wait for the model; beyond it the answer is 429 with Retry-After.",
+    )
+    max_batch: int = Field(
+        32, ge=1, le=1024, description="Most requests computed together. Nobody waits for a batch to fill."
+    )
+    threads: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="Threads of torch; 0 takes what the cgroup's CPU quota allows, and logs the reason.",
+    )
+    drain_s: int = Field(
+        10, ge=0, le=600, description="After SIGTERM, how long open requests may take to finish, in seconds."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe message that is logged. Ids and histories are not logged at any level."
+    )
+
+
+def load_settings(**given: Any) -> Settings:
+    """Settings from what is given, then the environment, then the defaults. Raises SettingsError."""
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else ""
+        reason = first["msg"].removeprefix("Value error, ")
+        value = "" if first["type"] == "missing" else f" {str(first['input'])[:80]!r}"
+        raise SettingsError(f"{PREFIX}{name.upper()}{value} cannot be used: {reason}") from None
+
+
+def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Variables with our prefix that no setting reads: worth a warning, since a slip would else go unnoticed."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | _ELSEWHERE
+    return sorted(name for name in environment if name.upper().startswith(PREFIX) and name.upper() not in known)
