@@ -39,7 +39,8 @@ async def docs(request: Request) -> HTMLResponse:
 
 def _operation(method: str, path: str, operation: dict[str, Any], schema: dict[str, Any]) -> str:
     parts = [f"<h2><code>{escape(method.upper())} {escape(path)}</code></h2>"]
-    parts.append(f'<p><b>{escape(operation.get("summary", ""))}</b> {escape(operation.get("description", ""))}</p>")
+    summary, description = escape(operation.get("summary", "")), escape(operation.get("description", ""))
+    parts.append(f"<p><b>{summary}</b> {description}</p>")
     if "requestBody" in operation:
         body = _resolve(operation["requestBody"]["content"]["application/json"]["schema"], schema)
         parts.append(_fields(body, schema))
