@@ -29,7 +29,7 @@ from training.data.prepared import Part, Prepared
 from training.evaluate import Scorer, compare, evaluate, recommender_scorer
 
 FLOAT64_UP_TO = 8_000  # items: above, EASE computes in float32 to stay within memory
-EASE_GRID = (100.0, 250.0, 500.0, 1000.0)
+EASE_GRID = (25.0, 75.0, 200.0, 500.0)
 
 
 @dataclass(frozen=True, slots=True)

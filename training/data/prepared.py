@@ -186,9 +186,14 @@ class Prepared:
                 raise DataError(f"{folder} is not a prepared data folder: {name} is missing")
         try:
             facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
-            if facts.pop("format", None) != FORMAT:
-                raise DataError(f"{folder} was written by another version of contrec: prepare the data again")
-            fingerprint = facts.pop("fingerprint", None)
+            version, fingerprint = facts.pop("format", None), facts.pop("fingerprint", None)
+        except (OSError, ValueError, AttributeError) as error:
+            raise DataError(
+                f"{folder} is damaged: facts.json cannot be read ({error}); prepare the data again"
+            ) from error
+        if version != FORMAT:
+            raise DataError(f"{folder} was written by another version of contrec: prepare the data again")
+        try:
             arrays = load_file(folder / "arrays.safetensors")
             prepared = cls(
                 catalogue=Catalogue.read(folder / "catalogue.jsonl"),
@@ -196,9 +201,7 @@ class Prepared:
                 facts=facts,
                 **{name: arrays[name] for name in ("offsets", "items", "times", "values", "split")},
             )
-        except DataError:
-            raise
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise DataError(f"{folder} is damaged and cannot be read ({error}): prepare the data again") from error
         if prepared.fingerprint != fingerprint:
             raise DataError(f"{folder} does not match its own fingerprint: it was changed, prepare the data again")

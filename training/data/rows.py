@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -97,7 +98,7 @@ def read_delimited(
         raise DataError(f"{path.name} is not {error.encoding} text ({error.reason})") from error
     except csv.Error as error:
         raise DataError(f"{path.name} line {reader.line_num}: {error}") from error
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path.name} cannot be read: {error}") from error
     if not chunks:
         raise DataError(f"{path.name} has a header but no rows" if header is None else f"{path.name} is empty")
