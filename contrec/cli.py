@@ -204,8 +204,6 @@ def _chosen(bundles: Path, name: str, version: str | None) -> Path:
 
 # ---------------------------------------------------------------------------------------------------- training
 
-Seed = Annotated[int, typer.Option(help="The same seed gives the same bundle.")]
-
 
 @app.command()
 @told
@@ -215,20 +213,33 @@ def train(
     size: Annotated[str | None, typer.Option(help="tiny, small, base or llm; default: the recipe's own.")] = None,
     name: Name = NAME,
     bundles: Bundles = BUNDLES,
-    seed: Seed = 0,
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="key=value over the recipe's own.")] = None,
-    activate: Annotated[bool, typer.Option(help="Make the new bundle the active one.")] = True,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bundle.")] = 0,
+    device: Annotated[str, typer.Option(help="Where torch computes: cpu, cuda, cuda:1.")] = "cpu",
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="part.key=value over the recipe's own.")] = None,
 ) -> None:
-    """Train a recipe on prepared data and publish the bundle."""
-    from contrec.progress import telling
-    from model import bundle
+    """Train a recipe on prepared data, publish the bundle and make it the active one."""
+    from contrec.progress import Epochs, telling
+    from model.bundle import activate, read_manifest
     from training.train import train as fit
 
-    with telling() as tell:
-        path = fit(prepared, recipe, bundles=bundles, name=name, seed=seed, overrides=overrides or [], report=tell)
-    if activate:
-        bundle.activate(bundles, name, path.name)
-    typer.echo(f"{'active' if activate else 'published'}: {name}/{path.name}")
+    with telling() as tell, Epochs(tell) as progress:
+        path = fit(
+            prepared,
+            recipe,
+            size,
+            bundles=bundles,
+            name=name,
+            seed=seed,
+            overrides=overrides or [],
+            device=device,
+            progress=progress,
+        )
+    activate(bundles, name, path.name)
+    for part, metrics in read_manifest(path).metrics.items():
+        typer.echo(
+            f"{part}: NDCG@10 {metrics['ndcg@10']:.4f}  HR@10 {metrics['hr@10']:.4f}  ({metrics['users']} users)"
+        )
+    typer.echo(f"active: {name}/{path.name}")
 
 
 @app.command()
@@ -354,20 +365,14 @@ def serve(
     store: Annotated[str | None, typer.Option(help="CONTREC_STORE: where events live.")] = None,
 ) -> None:
     """Serve the active bundle over HTTP. Every other setting is a CONTREC_* variable (docs/settings.md)."""
-    import httpx
-
-    from contrec.serving import address_of, listen
+    from contrec.serving import free_port
     from contrec.serving import serve as run
     from service.settings import load_settings
 
     given = {"host": host, "port": port, "bundles": bundles, "bundle": name, "store": store}
     settings = load_settings(**{key: value for key, value in given.items() if value is not None})
-    with listen(settings.host, settings.port) as bound:
-
-        async def ready(client: httpx.AsyncClient) -> None:
-            typer.echo(f"ready: {address_of(bound)}")
-
-        run(settings, bound, ready)
+    settings = settings.model_copy(update={"port": free_port(settings.host, settings.port)})
+    raise typer.Exit(run(settings, lambda client: typer.echo(f"ready: {client.base_url}")))
 
 
 @app.command()
@@ -380,15 +385,15 @@ def demo(
     """Train a small recommender on invented films, serve it, and ask it: everything in one command."""
     from contrec.demo import build, show
     from contrec.progress import Teller, telling
-    from contrec.serving import listen
+    from contrec.serving import free_port
 
     host = "127.0.0.1"
     if serve:
-        listen(host, port).close()  # a port that is taken is told now, not after the training
+        port = free_port(host, port)  # one that is taken is told now, not after the training
     with telling() as tell:
         built = build(folder, tell)
     if serve:
-        show(built, host, port, Teller(sys.stdout))
+        raise typer.Exit(show(built, host, port, Teller(sys.stdout)))
 
 
 def main() -> None:

@@ -22,14 +22,14 @@ from pathlib import Path
 import httpx
 
 from contrec.events import import_events
-from contrec.progress import Teller
-from contrec.serving import address_of, listen, serve
+from contrec.progress import Epochs, Teller
+from contrec.serving import Unready, address_of, free_port, serve
 from model.bundle import activate, active, verify
 from training.data.prepare import prepare
 from training.data.prepared import Prepared
 
 NAME = "demo"
-RECIPE = "contrec-tiny"
+RECIPE, SIZE = "contrec", "tiny"
 SEED = 0
 SHOWN = 3
 
@@ -76,12 +76,12 @@ def _trained(prepared: Path, fingerprint: str, bundles: Path, tell: Teller) -> P
     found = active(bundles, NAME)
     if found is not None:
         manifest = verify(found)
-        if (manifest.recipe, manifest.data_fingerprint) == (RECIPE, fingerprint):
+        if (manifest.recipe, manifest.data_fingerprint) == (f"{RECIPE}/{SIZE}", fingerprint):
             return found
     from training.train import train
 
-    with _step(tell, f"training {RECIPE} (once; a few minutes on two cores)"):
-        path = train(prepared, RECIPE, bundles=bundles, name=NAME, seed=SEED, report=tell)
+    with _step(tell, f"training the {SIZE} {RECIPE} recipe (once)"), Epochs(tell) as progress:
+        path = train(prepared, RECIPE, SIZE, bundles=bundles, name=NAME, seed=SEED, progress=progress)
         activate(bundles, NAME, path.name)
     return path
 
@@ -96,8 +96,8 @@ def _imported(folder: Path, fingerprint: str, store: str, database: Path, tell: 
         done.write_text(fingerprint, encoding="utf-8")
 
 
-def show(built: Built, host: str, port: int, tell: Teller) -> None:
-    """Serves the demo until Ctrl-C; when it is ready, prints how to ask it and what it answered."""
+def show(built: Built, host: str, port: int, tell: Teller) -> int:
+    """Serves the demo until Ctrl-C, and returns the exit status; once ready, shows how to ask it and what it said."""
     from service.settings import load_settings
 
     settings = load_settings(
@@ -109,20 +109,21 @@ def show(built: Built, host: str, port: int, tell: Teller) -> None:
         log_level="warning",
         **_metrics(host, tell),
     )
-    with listen(host, port) as bound:
-        address = address_of(bound)
+    address = address_of(host, port)
 
-        async def ask(client: httpx.AsyncClient) -> None:
-            request = json.dumps({"user_id": built.user, "k": SHOWN})
-            answer = await client.post("/recommend", content=request, headers={"content-type": "application/json"})
-            answer.raise_for_status()
-            tell(f"ready: {address}  (its page: {address}/docs, Ctrl-C ends it)")
-            tell(f"{built.user} watched last: {', '.join(built.watched)}")
-            tell(f"curl -s {address}/recommend -H 'content-type: application/json' -d '{request}'")
-            tell(answer.text)
+    def ask(client: httpx.Client) -> None:
+        request = json.dumps({"user_id": built.user, "k": SHOWN})
+        answer = client.post("/recommend", content=request, headers={"content-type": "application/json"})
+        if answer.status_code != httpx.codes.OK:
+            raise Unready(f"{answer.status_code} {answer.text}")
+        tell(f"ready: {address}  (its page: {address}/docs, Ctrl-C ends it)")
+        tell(f"{built.user} watched last: {', '.join(built.watched)}")
+        tell(f"curl -s {address}/recommend -H 'content-type: application/json' -d '{request}'")
+        tell(answer.text)
 
-        serve(settings, bound, ask)
+    status = serve(settings, ask)
     tell("stopped")
+    return status
 
 
 def _metrics(host: str, tell: Teller) -> dict[str, int]:
@@ -133,7 +134,7 @@ def _metrics(host: str, tell: Teller) -> dict[str, int]:
     if port == 0:
         return {}
     try:
-        listen(host, port).close()
+        free_port(host, port)
     except ValueError:
         tell(f"port {port} is taken; the demo goes without metrics")
         return {"metrics_port": 0}

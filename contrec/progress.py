@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
@@ -28,9 +28,11 @@ class Teller:
         self._stream = stream
         self._status = status
         self._shown = float("-inf")
+        self.last = ""  # the last line that stayed
 
     def __call__(self, event: object) -> None:
         """A line that stays."""
+        self.last = str(event)
         if self._status is not None:
             self._status.console.print(str(event), markup=False, highlight=False)
         else:
@@ -46,6 +48,37 @@ class Teller:
         elif time.monotonic() - self._shown >= EVERY:
             self._shown = time.monotonic()
             self(event)
+
+
+class Epochs:
+    """The progress function that fit functions call: epochs pass, and the last one of each stage stays.
+
+    with telling() as tell, Epochs(tell) as progress:
+        progress("trunk", 3, 30, {"loss": 6.1})
+    """
+
+    def __init__(self, tell: Teller) -> None:
+        self._tell = tell
+        self._stage, self._line = "", ""
+
+    def __call__(self, stage: str, epoch: int, of: int, values: Mapping[str, float]) -> None:
+        """stage: what is fitted; epoch of `of`; values: losses and metrics."""
+        if stage != self._stage:
+            self._keep()
+        numbers = "".join(f"  {name} {value:.4f}" for name, value in values.items())
+        self._stage, self._line = stage, f"  {stage}: epoch {epoch} of {of}{numbers}"
+        self._tell.passing(self._line)
+
+    def __enter__(self) -> Epochs:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._keep()
+
+    def _keep(self) -> None:
+        if self._line and self._line != self._tell.last:
+            self._tell(self._line)
+        self._line = ""
 
 
 @contextmanager

@@ -61,7 +61,7 @@ class Manifest:
     recipe: str
     recipe_config: dict[str, Any]
     data_fingerprint: str
-    metrics: dict[str, float]
+    metrics: dict[str, Any]  # as training.evaluate gives them, by part
     files: dict[str, File]
     libraries: dict[str, str] = field(default_factory=dict)
     created: str = ""
@@ -92,7 +92,7 @@ def write_bundle(
     recipe: str,
     config: Mapping[str, Any],
     data_fingerprint: str,
-    metrics: Mapping[str, float],
+    metrics: Mapping[str, Any],
     fill: Callable[[Path], None],
     report: Callable[[str], None] = lambda sentence: None,
 ) -> Path:

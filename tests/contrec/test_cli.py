@@ -52,7 +52,7 @@ def bundles(tmp_path: Path) -> Path:
             recipe="popular",
             config={},
             data_fingerprint="",
-            metrics={"ndcg@10": 0.5},
+            metrics={"test": {"ndcg@10": 0.5}},
             fill=lambda folder, recommender=recommender: save_popular(recommender, folder),  # type: ignore[misc]
         )
         activate(root, "toy", path.name)
@@ -96,7 +96,7 @@ def test_every_command_explains_itself(command: list[str]) -> None:
 def test_bundles_are_listed_verified_activated_and_rolled_back(bundles: Path) -> None:
     listed = contrec("bundles", "list", "toy", "--bundles", bundles).stdout.splitlines()
     assert len(listed) == 2
-    assert all("popular" in line and "ndcg@10 0.5000" in line for line in listed)
+    assert all("popular" in line and "NDCG@10 0.5000" in line for line in listed)
     (active,) = [line.split()[1] for line in listed if line.startswith("*")]
     (other,) = [line.split()[0] for line in listed if not line.startswith("*")]
     done = contrec("bundles", "verify", bundles / "toy" / active)
