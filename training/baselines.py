@@ -29,7 +29,7 @@ from training.data.prepared import Part, Prepared
 from training.evaluate import Scorer, compare, evaluate, recommender_scorer
 
 FLOAT64_UP_TO = 8_000  # items: above, EASE computes in float32 to stay within memory
-EASE_GRID = (25.0, 75.0, 200.0, 500.0)
+EASE_GRID = (25.0, 100.0, 250.0, 500.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,9 @@ class Ease:
         return cls(_ease(_gram(prepared), penalty), penalty)
 
     @classmethod
-    def chosen(cls, prepared: Prepared, *, grid: Sequence[float] = EASE_GRID, users: int = 3000, seed: int = 0) -> Ease:
+    def chosen(
+        cls, prepared: Prepared, *, grid: Sequence[float] = EASE_GRID, users: int = 10_000, seed: int = 0
+    ) -> Ease:
         """The penalty with the best NDCG@10 on (at most `users`) validation targets; the weights see training only.
 
         Falls back to the middle of the grid where the data has no validation target.
