@@ -71,7 +71,7 @@ def serve(settings: Settings) -> int:
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for name in unknown_variables():
         log.warning("%s is no setting of this version and has no effect", name)
-    if (complaint := _cannot_start(settings)) is not None:
+    if (complaint := cannot_start(settings)) is not None:
         print(complaint, file=sys.stderr)  # noqa: T201 - for the person at the terminal, whatever the log level
         return 2
     config = uvicorn.Config(
@@ -97,7 +97,7 @@ def serve(settings: Settings) -> int:
     return 0 if server.started else 1
 
 
-def _cannot_start(settings: Settings) -> str | None:
+def cannot_start(settings: Settings) -> str | None:
     """What would make the start fail, in one sentence that names the setting, or None."""
 
     async def try_store() -> None:

@@ -32,8 +32,8 @@ class TestRedis(StoreContract):
         await store.append([event("ann", "a")])
         await store.write_tokens("ann", BUNDLE, 1, b"tokens", ttl=60.0)
         with redis.Redis(port=redis_server.port) as plain:
-            volatile = {key for key in plain.keys() if plain.ttl(key) >= 0}
-            assert all(key.startswith(b"contrec:") for key in plain.keys())
+            volatile = {key for key in plain.scan_iter() if plain.ttl(key) >= 0}
+            assert all(key.startswith(b"contrec:") for key in plain.scan_iter())
         assert volatile == {b"contrec:tokens:movies/1:ann"}
 
     async def test_erase_leaves_no_key_of_the_user(self, store: Store, redis_server: RedisServer) -> None:
