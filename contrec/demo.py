@@ -78,11 +78,19 @@ def _trained(prepared: Path, fingerprint: str, bundles: Path, tell: Teller) -> P
         manifest = verify(found)
         if (manifest.recipe, manifest.data_fingerprint) == (f"{RECIPE}/{SIZE}", fingerprint):
             return found
+    import torch
+
     from training.train import train
 
-    with _step(tell, f"training the {SIZE} {RECIPE} recipe (once)"), Epochs(tell) as progress:
-        path = train(prepared, RECIPE, SIZE, bundles=bundles, name=NAME, seed=SEED, progress=progress)
-        activate(bundles, NAME, path.name)
+    threads = torch.get_num_threads()
+    # Matrices this small gain nothing from a second thread; on a machine that is busy they wait for it, sevenfold.
+    torch.set_num_threads(1)
+    try:
+        with _step(tell, f"training the {SIZE} {RECIPE} recipe (once)"), Epochs(tell) as progress:
+            path = train(prepared, RECIPE, SIZE, bundles=bundles, name=NAME, seed=SEED, progress=progress)
+            activate(bundles, NAME, path.name)
+    finally:
+        torch.set_num_threads(threads)
     return path
 
 
