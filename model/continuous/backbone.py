@@ -1,0 +1,113 @@
+"""The trunk: a Hugging Face causal LM that reads one position per item and gives the condition.
+
+    [BOS] [profile] [item 1] [item 2] ... [item n]     through inputs_embeds
+      |       |         |
+      -   predicts 1  predicts 2 ...                   every position is supervised in one pass
+
+It knows vectors, not items, users or losses. The history that is read is a bounded tail; the profile is made only
+from what lies before that tail (long-term memory), never from items that are themselves targets. Layout, padding
+and positions are the same in training and serving: sequences are padded on the right, where a causal model cannot
+look, and rotary positions are relative, so the most recent item has a stable place.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaModel
+
+PREFIX = 2  # BOS and profile
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneShape:
+    """Sizes that the weights depend on. max_history: longest tail that is read, in items."""
+
+    width: int
+    layers: int
+    heads: int
+    feed_forward: int
+    max_history: int
+
+
+class Backbone(nn.Module):
+    """A Llama-shaped causal LM of our own (RMSNorm, rotary positions, SwiGLU), without a vocabulary.
+
+    dropout acts on the input, on every residual branch and on the state, in training only.
+    """
+
+    def __init__(self, shape: BackboneShape, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.shape = shape
+        self.dropout = dropout
+        self.bos = nn.Parameter(torch.randn(shape.width))
+        self.no_profile = nn.Parameter(torch.randn(shape.width))
+        self.profile = nn.Linear(shape.width, shape.width)
+        self.lm = LlamaModel(
+            LlamaConfig(
+                vocab_size=1,
+                bos_token_id=None,
+                eos_token_id=None,
+                hidden_size=shape.width,
+                intermediate_size=shape.feed_forward,
+                num_hidden_layers=shape.layers,
+                num_attention_heads=shape.heads,
+                num_key_value_heads=shape.heads,
+                max_position_embeddings=shape.max_history + PREFIX,
+                use_cache=False,
+                attn_implementation="sdpa",
+            )
+        )
+        self.lm.embed_tokens = nn.Identity()  # items come as vectors; an unused table would only travel along
+        # The Llama of transformers has no dropout on its residual branches, and small data needs it.
+        for layer in self.lm.layers:
+            layer.self_attn.register_forward_hook(self._drop_branch)
+            layer.mlp.register_forward_hook(self._drop_branch)
+
+    def _drop_branch(self, module: nn.Module, inputs: Any, output: Any) -> Any:
+        if not self.training or self.dropout == 0:
+            return output
+        if isinstance(output, tuple):
+            return (F.dropout(output[0], self.dropout), *output[1:])
+        return F.dropout(output, self.dropout)
+
+    def forward(self, items: Tensor, profile: Tensor, has_profile: Tensor) -> Tensor:
+        """Vectors (B, L, W), right-padded; profile (B, W); has_profile (B,) bool -> states (B, L + 1, W).
+
+        State j has read items 0..j-1 and is the condition for item j.
+        """
+        scale = math.sqrt(self.shape.width)  # vectors of about unit length -> elements of about unit size
+        prefix = torch.where(has_profile[:, None], self.profile(profile * scale), self.no_profile)
+        x = torch.cat([self.bos.expand(len(items), 1, -1), prefix[:, None], items * scale], dim=1)
+        x = F.dropout(x, self.dropout, self.training)
+        states: Tensor = self.lm(inputs_embeds=x).last_hidden_state
+        return states[:, 1:]
+
+
+class Trunk(nn.Module):
+    """Backbone and anchor together: the condition h and the trunk's own answer, the vector g(h)."""
+
+    def __init__(self, shape: BackboneShape, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.backbone = Backbone(shape, dropout)
+        self.anchor = nn.Linear(shape.width, shape.width, bias=False)
+        nn.init.eye_(self.anchor.weight)
+
+    def g(self, condition: Tensor) -> Tensor:
+        """(..., W) conditions -> (..., W) preference vectors, to be multiplied with the item vectors."""
+        vector: Tensor = self.anchor(F.dropout(condition, self.backbone.dropout, self.training))
+        return vector
+
+
+def pad(histories: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Rows (n_b,) of each history -> (B, L) padded on the right with row 0, and lengths (B,)."""
+    lengths = torch.tensor([len(h) for h in histories])
+    rows = torch.zeros(len(histories), int(lengths.max()) if len(histories) else 0, dtype=torch.long)
+    for n, history in enumerate(histories):
+        rows[n, : len(history)] = history
+    return rows, lengths

@@ -1,0 +1,146 @@
+"""The diffusion head: block, losses and sampler of anchored denoising.
+
+    x0_hat(x_t, t, h) = g(h) + a(t) * f(x_t, t, h),    a(t) = alpha_t,  a(1) = 0
+
+so that at t = 1, where x_t is pure noise, the head *is* the trunk's vector g(h): by construction, not only at
+initialisation. f is a residual MLP modulated by time and condition (AdaLN-zero; Peebles and Xie 2023, as the
+per-token head of Li et al. 2024, "MAR"), x0-predicting, on a variance-preserving cosine schedule.
+
+It knows vectors: no items, no histories, no files. Noise always comes from outside, so that a request's seed
+decides and a batch gives what its members give alone. Dispersive loss: Wang and He 2025 (arXiv 2506.09027).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True)
+class HeadShape:
+    """Sizes that the weights depend on, and the scale of the clean vector.
+
+    width: of item vectors and conditions; hidden: of the blocks. norm: length of x0 against noise of unit variance
+    per element. Kept between 1 and about 4: at sqrt(width) a noisy vector would still name its item, and the head
+    could learn to ignore the condition.
+    """
+
+    width: int
+    hidden: int
+    blocks: int
+    norm: float
+
+
+def schedule(t: Tensor) -> tuple[Tensor, Tensor]:
+    """Times (...,) in [0, 1] -> alpha_t, sigma_t with alpha^2 + sigma^2 = 1; t = 1 is pure noise."""
+    angle = t * (math.pi / 2)
+    return torch.cos(angle), torch.sin(angle)
+
+
+def draw_times(rows: int, shift: float, generator: torch.Generator, device: torch.device) -> Tensor:
+    """(rows,) training times; shift > 1 moves them towards noise, where the condition has to be used."""
+    u = torch.rand(rows, generator=generator, device=device)
+    return shift * u / (1 + (shift - 1) * u)
+
+
+class Block(nn.Module):
+    """A residual MLP whose normalisation is modulated. The gate starts at zero: every block starts as identity."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(hidden, elementwise_affine=False)
+        self.mlp = nn.Sequential(nn.Linear(hidden, 2 * hidden), nn.SiLU(), nn.Linear(2 * hidden, hidden))
+        self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden, 3 * hidden))
+        nn.init.zeros_(self.modulation[1].weight)
+        nn.init.zeros_(self.modulation[1].bias)
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        """x (B, hidden), c (B, hidden) -> (B, hidden)."""
+        shift, scale, gate = self.modulation(c).chunk(3, dim=-1)
+        out: Tensor = x + gate * self.mlp(self.norm(x) * (1 + scale) + shift)
+        return out
+
+
+class Head(nn.Module):
+    """f and the anchored prediction. The output layer starts at zero, so an untrained head is the trunk."""
+
+    DISPERSED_BLOCK = 1  # the second block; the loss needs an activation, not the output
+
+    def __init__(self, shape: HeadShape) -> None:
+        super().__init__()
+        self.shape = shape
+        hidden = shape.hidden
+        self.time = nn.Sequential(nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
+        self.condition = nn.Linear(shape.width, hidden)
+        self.inputs = nn.Linear(shape.width, hidden)
+        self.blocks = nn.ModuleList(Block(hidden) for _ in range(shape.blocks))
+        self.norm = nn.LayerNorm(hidden, elementwise_affine=False)
+        self.outputs = nn.Linear(hidden, shape.width)
+        nn.init.zeros_(self.outputs.weight)
+        nn.init.zeros_(self.outputs.bias)
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:
+        """x_t (B, W), t (B,), condition h (B, W), anchor g(h) (B, W) -> x0_hat (B, W), activation (B, hidden)."""
+        alpha, sigma = schedule(t)
+        variance = (alpha * self.shape.norm).square() / self.shape.width + sigma.square()
+        x = self.inputs(x_t / variance.sqrt()[:, None])  # unit variance at every t
+        c = self.time(time_features(t, self.shape.hidden)) + self.condition(condition)
+        activation = x
+        for number, block in enumerate(self.blocks):
+            x = block(x, c)
+            if number == min(self.DISPERSED_BLOCK, len(self.blocks) - 1):
+                activation = x
+        return anchor + alpha[:, None] * self.outputs(self.norm(x)), activation
+
+    def clean(self, vectors: Tensor) -> Tensor:
+        """Item or preference vectors (..., W) -> x0: the same direction at the length the schedule is made for."""
+        return F.normalize(vectors, dim=-1) * self.shape.norm
+
+    def noised(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """x_t = alpha_t x0 + sigma_t noise; x0 (B, W) as `clean` gives it, t (B,), noise (B, W)."""
+        alpha, sigma = schedule(t)
+        return alpha[:, None] * x0 + sigma[:, None] * noise
+
+    def sample(self, condition: Tensor, anchor: Tensor, noise: Tensor, times: tuple[float, ...]) -> Tensor:
+        """Preference vectors (B, W) by ancestral denoising through falling times below 1.
+
+        noise: (B, len(times), W), one fresh draw for each time. The step at t = 1 is g(h) itself and costs
+        nothing; each time after it costs one pass of f. No times: g(h).
+        """
+        if noise.shape[1] != len(times):
+            raise ValueError(f"{len(times)} times need as many draws of noise, not {noise.shape[1]}")
+        x0 = anchor
+        for step, time in enumerate(times):
+            t = torch.full((len(condition),), time, device=condition.device)
+            x0, _ = self(self.noised(self.clean(x0), t, noise[:, step]), t, condition, anchor)
+        return x0
+
+
+def time_features(t: Tensor, width: int) -> Tensor:
+    """(B,) times in [0, 1] -> (B, width) sines and cosines (Vaswani et al. 2017), periods 1/1000 to 10 of the range."""
+    half = width // 2
+    frequencies = torch.exp(-math.log(10_000) * torch.arange(half, device=t.device) / half)
+    angles = 1000 * t[:, None] * frequencies
+    features = torch.cat([angles.cos(), angles.sin()], dim=1)
+    return F.pad(features, (0, width - 2 * half))
+
+
+def direction_loss(x0_hat: Tensor, x0: Tensor, t: Tensor) -> Tensor:
+    """Mean of w(t) * (1 - cos(x0_hat, x0)), w = alpha_t: very noisy draws cannot know the item and count less."""
+    alpha, _ = schedule(t)
+    return (alpha * (1 - F.cosine_similarity(x0_hat, x0, dim=-1))).mean()
+
+
+def dispersive_loss(activation: Tensor, temperature: float = 0.5, rows: int = 1024) -> Tensor:
+    """log mean_ij exp(-||z_i - z_j||^2 / (D temperature)) of (B, D), i = j included; minimising it pushes apart.
+
+    InfoNCE form with squared L2 distance (arXiv 2506.09027, Table 1). At most `rows` rows enter: it is quadratic.
+    """
+    z = activation[:rows]
+    squares = z.square().sum(dim=1)
+    distance = (squares[:, None] + squares[None, :] - 2 * z @ z.T).clamp(min=0) / z.shape[1]
+    return torch.logsumexp((-distance / temperature).flatten(), dim=0) - math.log(distance.numel())

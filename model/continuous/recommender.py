@@ -1,0 +1,318 @@
+"""ContRec at serving: a trunk, a diffusion head and an exact index behind the one interface.
+
+    encode      the trunk reads the history once            -> condition, profile
+    generate    anchor and denoised samples, normalised     -> a mixture of preference vectors
+    retrieve    one FAISS query for each vector, rescored   -> the best of the mixture, provably all of them
+
+The score of an item is the logarithm of its probability under
+
+    p(i | h) = (1 - lambda) softmax_i(<g(h), E_i> + b_i) + lambda / S * sum_s softmax_i(<x0_hat_s, E_i> + b_i)
+
+each vector normalised over the whole catalogue on its own. S, the times of the sampler and lambda come from
+validation and travel in the bundle; lambda = 0 is the trunk alone. Nothing here knows HTTP or a store.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from model.catalogue import Catalogue, Mask, Rows
+from model.continuous.backbone import BackboneShape, Trunk, pad
+from model.continuous.head import Head, HeadShape
+from model.index import ItemIndex
+from model.recommender import Dials, Floats, Recommender, UserTokens, best
+from model.text import unit
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """How tastes are made: how many samples, at which falling times they are denoised, and their weight lambda.
+
+    explore_times: the longer walk of samples that are drawn for a request that explores.
+    """
+
+    samples: int
+    times: tuple[float, ...]
+    weight: float
+    explore_samples: int = 4
+    explore_times: tuple[float, ...] = (0.9, 0.75, 0.6, 0.45)
+
+
+@dataclass(frozen=True, slots=True)
+class ContinuousTaste:
+    """Preference vectors (M, W + 1), the last dimension being 1 for the bias, and log weights (M,).
+
+    score(i) = logsumexp_m(log_weights_m + <vectors_m, [E_i, b_i]>): a log probability.
+    """
+
+    vectors: Floats
+    log_weights: Floats
+
+
+class ContinuousRecommender(Recommender):
+    """vectors: (N, W) item vectors E; bias: (N,); counts: (N,) interactions in training, for the ladder.
+
+    noise: (S, len(times), W), the fixed draws that every request without `explore` shares.
+    """
+
+    kind = "continuous"
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        trunk: Trunk,
+        head: Head,
+        vectors: Tensor,
+        bias: Tensor,
+        counts: Tensor,
+        mixture: Mixture,
+        *,
+        max_profile: int,
+        device: str = "cpu",
+    ) -> None:
+        super().__init__(catalogue)
+        if len(vectors) != len(catalogue):
+            raise ValueError(f"{len(vectors)} item vectors for a catalogue of {len(catalogue)} items")
+        self.device = torch.device(device)
+        self.trunk = trunk.to(self.device).eval()
+        self.head = head.to(self.device).eval()
+        self.mixture = mixture
+        self.max_profile = max_profile
+        self.counts = counts.numpy()
+        self.vectors = vectors.to(self.device)
+        self._matrix = torch.cat([vectors, bias[:, None]], dim=1).to(self.device)  # (N, W + 1)
+        self.index = ItemIndex(self._matrix.cpu().numpy())
+        self._unit = unit(vectors.cpu().numpy())
+        self._noise = fixed_noise(mixture, vectors.shape[1]).to(self.device)
+
+    @property
+    def bias(self) -> Tensor:
+        """(N,) the learnt popularity of each item, as the index holds it."""
+        return self._matrix[:, -1]
+
+    def with_head(self, head: Head, mixture: Mixture) -> ContinuousRecommender:
+        """The same trunk and items behind another head and mixture."""
+        return ContinuousRecommender(
+            self.catalogue,
+            self.trunk,
+            head,
+            self.vectors,
+            self.bias,
+            torch.from_numpy(self.counts),
+            mixture,
+            max_profile=self.max_profile,
+            device=str(self.device),
+        )
+
+    # ------------------------------------------------------------------------------------------------------------
+    # The three steps
+
+    @torch.inference_mode()
+    def encode(self, histories: Sequence[Rows]) -> list[UserTokens]:
+        """condition: (W,) the trunk's state after the last item; profile: (W,), or (0,) where the tail is all."""
+        if not histories:
+            return []
+        longest = self.trunk.backbone.shape.max_history
+        rows, lengths = pad([torch.from_numpy(h[-longest:].astype(np.int64)) for h in histories])
+        profile, has_profile = profiles(self.vectors, histories, longest, self.max_profile)
+        states = self.trunk.backbone(self.vectors[rows.to(self.device)], profile, has_profile)
+        condition = states[torch.arange(len(histories)), lengths.to(self.device)].float().cpu().numpy()
+        nothing = np.zeros(0, dtype=np.float32)
+        known, profile_rows = has_profile.tolist(), profile.cpu().numpy()
+        return [
+            UserTokens(condition=condition[n], profile=profile_rows[n] if known[n] else nothing)
+            for n in range(len(histories))
+        ]
+
+    @torch.inference_mode()
+    def generate(self, tokens: Sequence[UserTokens], dials: Sequence[Dials]) -> list[ContinuousTaste]:
+        """The mixture of each user. explore moves weight from it to samples drawn from the request's own seed."""
+        if len(tokens) != len(dials):
+            raise ValueError(f"{len(tokens)} user tokens but {len(dials)} dials")
+        if not tokens:
+            return []
+        condition = torch.from_numpy(np.stack([t.condition for t in tokens])).to(self.device)  # (B, W)
+        anchor = self.trunk.g(condition)
+        parts = [anchor[:, None]]
+        if self.mixture.weight > 0:
+            noise = self._noise.expand(len(tokens), *self._noise.shape)
+            parts.append(self._samples(condition, anchor, noise, self.mixture.times))
+        standard = self._normalised(torch.cat(parts, dim=1), self._standard_weights())
+        tastes = [ContinuousTaste(vectors, weights) for vectors, weights in zip(*standard, strict=True)]
+        exploring = [n for n, dial in enumerate(dials) if dial.explore > 0]
+        if exploring:
+            noise = torch.stack([self._fresh_noise(dials[n].seed) for n in exploring])
+            samples = self._samples(condition[exploring], anchor[exploring], noise, self.mixture.explore_times)
+            even = [-math.log(samples.shape[1])] * samples.shape[1]
+            for n, vectors, weights in zip(exploring, *self._normalised(samples, even), strict=True):
+                tastes[n] = _blend(tastes[n], ContinuousTaste(vectors, weights), dials[n].explore)
+        return tastes
+
+    def retrieve(self, taste: ContinuousTaste, eligible: Mask, k: int) -> tuple[Rows, Floats]:
+        """Exact: see `_merge`. `score` is the plain twin."""
+        wanted = min(k, int(np.count_nonzero(eligible)))
+        if wanted == 0:
+            return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
+        if len(taste.vectors) == 1:
+            rows, scores = self.index.search(taste.vectors, eligible, wanted)
+            return rows[0], scores[0] + taste.log_weights[0]
+        return self._merge(taste, eligible, wanted)
+
+    def score(self, taste: ContinuousTaste) -> Floats:
+        return _mix(taste.vectors @ self.index.matrix.T, taste.log_weights)
+
+    def neighbours(self, rows: Rows, eligible: Mask, k: int) -> tuple[Rows, Floats]:
+        """By cosine to the mean direction of the items; without items, by count."""
+        if len(rows) == 0:
+            return best(self.counts.astype(np.float32), eligible, k)
+        return best(self._unit @ self._unit[rows].mean(axis=0), eligible, k)
+
+    # ------------------------------------------------------------------------------------------------------------
+    # Parts of the steps
+
+    def _samples(self, condition: Tensor, anchor: Tensor, noise: Tensor, times: tuple[float, ...]) -> Tensor:
+        """condition, anchor (B, W), noise (B, S, T, W) -> preference vectors (B, S, W)."""
+        batch, samples = noise.shape[:2]
+        vectors = self.head.sample(
+            condition.repeat_interleave(samples, dim=0),
+            anchor.repeat_interleave(samples, dim=0),
+            noise.flatten(0, 1),
+            times,
+        )
+        return vectors.unflatten(0, (batch, samples))
+
+    def _standard_weights(self) -> list[float]:
+        weight, samples = self.mixture.weight, self.mixture.samples
+        if weight == 0:
+            return [0.0]
+        rest = [math.log(weight / samples)] * samples
+        return [math.log1p(-weight) if weight < 1 else -math.inf, *rest]
+
+    def _normalised(self, vectors: Tensor, log_priors: list[float]) -> tuple[Floats, Floats]:
+        """(B, M, W) -> queries (B, M, W + 1) and log weights (B, M): prior less log partition over the catalogue."""
+        queries = torch.cat([vectors, vectors.new_ones(*vectors.shape[:2], 1)], dim=2)
+        log_partition = torch.logsumexp(queries @ self._matrix.T, dim=2)
+        weights = torch.tensor(log_priors, device=self.device) - log_partition
+        return queries.cpu().numpy(), weights.cpu().numpy()
+
+    def _fresh_noise(self, seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        shape = (self.mixture.explore_samples, len(self.mixture.explore_times), self.vectors.shape[1])
+        return torch.randn(shape, generator=generator).to(self.device)
+
+    def _merge(self, taste: ContinuousTaste, eligible: Mask, k: int) -> tuple[Rows, Floats]:
+        """The k best of the mixture from one list per vector, deepened until they are proven to be the best.
+
+        An item that is in no list scores at most the mixture of the lists' last entries (the threshold algorithm of
+        Fagin, Lotem and Naor 2001). Once the k-th score found reaches that bound, nothing better can be missing.
+        """
+        allowed = int(np.count_nonzero(eligible))
+        depth = min(allowed, max(4 * k, 64))
+        while True:
+            rows, scores = self.index.search(taste.vectors, eligible, depth)
+            found = np.unique(rows)  # ascending, so that ties go to the lower row
+            mixed = _mix(taste.vectors @ self.index.matrix[found].T, taste.log_weights)
+            bound = _mix(scores[:, -1:], taste.log_weights)[0]
+            order = np.argsort(-mixed, kind="stable")[:k]
+            if depth == allowed or (len(order) == k and mixed[order[-1]] >= bound):
+                return found[order], mixed[order]
+            depth = min(allowed, 4 * depth)
+
+    # ------------------------------------------------------------------------------------------------------------
+    # Files of a bundle
+
+    def save(self, folder: Path) -> None:
+        """Writes catalogue, item matrix, trunk and head as safetensors and JSON into an existing folder."""
+        self.catalogue.write(folder / "catalogue.jsonl")
+        bias = self.bias.cpu().contiguous()
+        items = {"vectors": self.vectors.cpu(), "bias": bias, "counts": torch.from_numpy(self.counts)}
+        save_file(items, folder / "items.safetensors")
+        parts = {"adapter": (self.trunk, self.trunk.backbone.shape), "head": (self.head, self.head.shape)}
+        for name, (module, shape) in parts.items():
+            (folder / name).mkdir()
+            save_file(module.state_dict(), folder / name / "weights.safetensors")
+            _write_json(folder / name / "shape.json", asdict(shape))
+        _write_json(folder / "mixture.json", {**asdict(self.mixture), "max_profile": self.max_profile})
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "cpu") -> ContinuousRecommender:
+        """Reads what `save` wrote; the caller has verified the bundle."""
+        items = load_file(folder / "items.safetensors")
+        trunk = Trunk(BackboneShape(**_read_json(folder / "adapter" / "shape.json")))
+        trunk.load_state_dict(load_file(folder / "adapter" / "weights.safetensors"))
+        head = Head(HeadShape(**_read_json(folder / "head" / "shape.json")))
+        head.load_state_dict(load_file(folder / "head" / "weights.safetensors"))
+        mixture = _read_json(folder / "mixture.json")
+        max_profile = mixture.pop("max_profile")
+        for name in ("times", "explore_times"):
+            mixture[name] = tuple(mixture[name])
+        return cls(
+            Catalogue.read(folder / "catalogue.jsonl"),
+            trunk,
+            head,
+            items["vectors"],
+            items["bias"],
+            items["counts"],
+            Mixture(**mixture),
+            max_profile=max_profile,
+            device=device,
+        )
+
+
+def profiles(vectors: Tensor, histories: Sequence[Rows], longest: int, at_most: int) -> tuple[Tensor, Tensor]:
+    """The long-term memory of each history: the mean vector of up to `at_most` items before its tail of `longest`.
+
+    Returns (B, W), zero where there is nothing before the tail, and (B,) bool whether there is.
+    """
+    profile = vectors.new_zeros(len(histories), vectors.shape[1])
+    has_profile = torch.zeros(len(histories), dtype=torch.bool, device=vectors.device)
+    for n, history in enumerate(histories):
+        before = history[:-longest][-at_most:]
+        if len(before):
+            profile[n] = vectors[torch.from_numpy(before.astype(np.int64)).to(vectors.device)].mean(dim=0)
+            has_profile[n] = True
+    return profile, has_profile
+
+
+def fixed_noise(mixture: Mixture, width: int) -> Tensor:
+    """(S, T, W): the same in training, validation and serving, on every machine."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(mixture.samples, len(mixture.times), width, generator=generator)
+
+
+def _mix(scores: Floats, log_weights: Floats) -> Floats:
+    """(M, n) inner products, (M,) log weights -> (n,) log of the weighted sum of exponentials."""
+    terms = scores + log_weights[:, None]
+    top = terms.max(axis=0)
+    mixed: Floats = (top + np.log(np.exp(terms - top).sum(axis=0))).astype(np.float32)
+    return mixed
+
+
+def _blend(standard: ContinuousTaste, fresh: ContinuousTaste, explore: float) -> ContinuousTaste:
+    if explore >= 1:
+        return fresh
+    return ContinuousTaste(
+        vectors=np.concatenate([standard.vectors, fresh.vectors]),
+        log_weights=np.concatenate(
+            [standard.log_weights + np.float32(math.log1p(-explore)), fresh.log_weights + np.float32(math.log(explore))]
+        ),
+    )
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return value

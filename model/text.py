@@ -1,0 +1,130 @@
+"""Item text -> embedding. The embedded encoder needs no download; a sentence encoder is loaded by id or folder.
+
+Neither knows the catalogue or what it is used for: strings in, unit vectors out, (n, D) float32. A new item's
+text goes through the very same function as the text of the items that were trained on.
+
+    encoder = HashedText.load(folder)          # fitted by training/text.py
+    encoder = SentenceEncoder("path/or/id")    # any Hugging Face encoder, mean-pooled
+    encoder.encode(["Solaris (1972). Drama, Sci-Fi"])
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+Floats = NDArray[np.float32]
+
+_WORD = re.compile(r"\w+")
+
+
+class TextEncoder(Protocol):
+    """Anything that turns texts into vectors."""
+
+    def encode(self, texts: Sequence[str]) -> Floats:
+        """(n, D) float32, rows of unit length; a text without a known word gives the zero vector."""
+        ...
+
+
+def hashed_terms(text: str, buckets: int) -> Counter[int]:
+    """How often each hashed word and pair of neighbouring words occurs; crc32, so the same on every machine."""
+    words = _WORD.findall(text.lower())
+    terms = words + [f"{a} {b}" for a, b in itertools.pairwise(words)]
+    return Counter(zlib.crc32(term.encode()) % buckets for term in terms)
+
+
+def hashed_tf(texts: Sequence[str], buckets: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+    """Sparse (1 + log count) of hashed terms: row offsets (n + 1,), buckets (m,) and values (m,)."""
+    offsets, columns, values = [0], [], []
+    for text in texts:
+        terms = hashed_terms(text, buckets)
+        columns.extend(terms)
+        values.extend(1.0 + np.log(count) for count in terms.values())
+        offsets.append(len(columns))
+    return np.array(offsets), np.array(columns, dtype=np.int64), np.array(values, dtype=np.float32)
+
+
+class HashedText:
+    """Hashed TF-IDF times a learnt projection (latent semantic analysis, Deerwester et al. 1990).
+
+    idf: (buckets,) inverse document frequencies. projection: (buckets, D).
+    """
+
+    def __init__(self, idf: Floats, projection: Floats) -> None:
+        if projection.shape[0] != idf.shape[0]:
+            raise ValueError(f"idf has {idf.shape[0]} buckets, the projection {projection.shape[0]}")
+        self.idf = idf
+        self.projection = projection
+
+    def encode(self, texts: Sequence[str]) -> Floats:
+        offsets, columns, values = hashed_tf(texts, len(self.idf))
+        weights = values * self.idf[columns]
+        vectors = np.zeros((len(texts), self.projection.shape[1]), dtype=np.float32)
+        for n, (start, end) in enumerate(itertools.pairwise(offsets)):
+            vectors[n] = weights[start:end] @ self.projection[columns[start:end]]
+        return unit(vectors)
+
+    def save(self, folder: Path) -> None:
+        """Writes `hashed.safetensors` into the folder."""
+        save_file({"idf": self.idf, "projection": self.projection}, folder / "hashed.safetensors")
+
+    @classmethod
+    def load(cls, folder: Path) -> HashedText:
+        """Reads what `save` wrote."""
+        tensors = load_file(folder / "hashed.safetensors")
+        return cls(tensors["idf"], tensors["projection"])
+
+
+class SentenceEncoder:
+    """A Hugging Face encoder by id or local folder: the mean of the last states over the real tokens.
+
+    No code of the model's repository is run. Raises ValueError with the reason when it cannot be loaded.
+    """
+
+    def __init__(self, name_or_folder: str, *, device: str = "cpu", max_length: int = 128) -> None:
+        from transformers import AutoModel, AutoTokenizer
+
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(name_or_folder, trust_remote_code=False)
+            self._model = AutoModel.from_pretrained(name_or_folder, trust_remote_code=False, use_safetensors=True)
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"the text encoder {name_or_folder!r} cannot be loaded: {reason}") from error
+        self._model.eval().to(device)
+        self._device = device
+        self._max_length = max_length
+
+    def encode(self, texts: Sequence[str], batch: int = 64) -> Floats:
+        import torch
+
+        parts = []
+        for start in range(0, len(texts), batch):
+            inputs = self._tokenizer(
+                list(texts[start : start + batch]),
+                padding=True,
+                truncation=True,
+                max_length=self._max_length,
+                return_tensors="pt",
+            ).to(self._device)
+            with torch.inference_mode():
+                states = self._model(**inputs).last_hidden_state  # (B, T, D)
+            real = inputs["attention_mask"][..., None].to(states.dtype)
+            parts.append(((states * real).sum(1) / real.sum(1).clamp(min=1)).float().cpu().numpy())
+        if not parts:
+            return np.zeros((0, self._model.config.hidden_size), dtype=np.float32)
+        return unit(np.concatenate(parts))
+
+
+def unit(vectors: Floats) -> Floats:
+    """Rows scaled to length one; zero rows stay zero."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return (vectors / np.where(norms > 0, norms, 1)).astype(np.float32)

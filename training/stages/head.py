@@ -1,0 +1,151 @@
+"""Stage two: the diffusion head on the frozen trunk, and what of it validation wants in the mixture.
+
+    fitted = fit_head(prepared, trunk, space, recipe.head, recipe.trunk, seed=0)
+
+Conditions are made with dropout on: at training positions the trunk already knows its targets, and a head fed with
+those conditions lowers the ranking (methods.md 4.4). lambda = 0, the trunk alone, is always among the candidates,
+so a head that adds nothing is not served, and the report says so.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from model.catalogue import Rows
+from model.continuous.backbone import Trunk
+from model.continuous.head import Head, HeadShape, direction_loss, dispersive_loss, draw_times
+from model.continuous.recommender import ContinuousRecommender, Mixture
+from model.continuous.space import ItemSpace
+from model.recommender import Dials, Floats, UserTokens
+from training.data.prepared import Prepared
+from training.evaluate import Scorer, evaluate
+from training.progress import Progress, silent
+from training.recipe import HeadPart, TrunkPart
+from training.stages.softmax import catalogue_cross_entropy
+from training.stages.trunk import anchor_recommender, read_states
+from training.stages.windows import Batch, Windows
+
+
+@dataclass(frozen=True, slots=True)
+class FittedHead:
+    """The head, the mixture that validation chose, and what each epoch and weight gave."""
+
+    head: Head
+    mixture: Mixture
+    epochs: list[dict[str, float]]
+
+
+def fit_head(
+    prepared: Prepared,
+    trunk: Trunk,
+    space: ItemSpace,
+    part: HeadPart,
+    trunk_part: TrunkPart,
+    *,
+    seed: int,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> FittedHead:
+    """Trains f with the catalogue softmax, the direction and the dispersive loss. The trunk is not changed."""
+    anchor = anchor_recommender(trunk, space, prepared, trunk_part.max_profile)
+    vectors, bias = anchor.vectors, anchor.bias
+    generator = torch.Generator(device).manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = Head(HeadShape(trunk_part.width, part.hidden, part.blocks, part.norm)).to(device)
+        optimiser = torch.optim.AdamW(head.parameters(), lr=part.learning_rate, betas=(0.9, 0.98))
+        validate = _Validation(anchor, prepared, trunk_part.validation_users, seed)
+        standing = Mixture(part.samples, part.times, 0.0)
+        epochs: list[dict[str, float]] = []
+        best: tuple[float, Mixture, Mapping[str, Tensor] | None] = (validate(head, standing), standing, None)
+        batches = _forever(
+            Windows(*prepared.train_histories(), trunk_part.max_history, trunk_part.max_profile),
+            trunk_part.tokens_per_step,
+            seed,
+        )
+        total = part.epochs * part.steps_per_epoch
+        for epoch in range(part.epochs):
+            trunk.train()  # dropout on: see the module's opening
+            sums = np.zeros(3)
+            for step in range(part.steps_per_epoch):
+                for group in optimiser.param_groups:
+                    group["lr"] = part.learning_rate * (1 - (epoch * part.steps_per_epoch + step) / total)
+                losses = _losses(head, trunk, vectors, bias, next(batches), part, trunk_part.bf16, generator)
+                loss = losses[0] + part.direction * losses[1] + part.dispersive * losses[2]
+                optimiser.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(head.parameters(), 1.0)
+                optimiser.step()
+                sums += [float(value.detach()) for value in losses]
+            trunk.eval()
+            values = dict(zip(("loss", "direction", "dispersive"), (sums / part.steps_per_epoch).tolist(), strict=True))
+            for weight in sorted({w for w in part.weights if w > 0}):
+                mixture = replace(standing, weight=weight)
+                values[f"ndcg@10 lambda={weight:g}"] = reached = validate(head, mixture)
+                if reached > best[0]:
+                    best = (reached, mixture, copy.deepcopy(head.state_dict()))
+            epochs.append(values)
+            progress("head", epoch + 1, part.epochs, values)
+        if best[2] is not None:
+            head.load_state_dict(best[2])
+    return FittedHead(head.eval(), best[1], epochs)
+
+
+class _Validation:
+    """Validation NDCG@10 of a head and a mixture; the trunk reads each history once."""
+
+    def __init__(self, anchor: ContinuousRecommender, prepared: Prepared, users: int, seed: int) -> None:
+        self._anchor, self._prepared, self._users, self._seed = anchor, prepared, users, seed
+        self._tokens: dict[int, UserTokens] = {}
+
+    def __call__(self, head: Head, mixture: Mixture) -> float:
+        recommender = self._anchor.with_head(head, mixture)
+        found = evaluate(self._scorer(recommender), self._prepared, "validation", users=self._users, seed=self._seed)
+        return found.ndcg(10)
+
+    def _scorer(self, recommender: ContinuousRecommender) -> Scorer:
+        def scorer(users: np.ndarray[tuple[int], np.dtype[np.int64]], histories: list[Rows]) -> Floats:
+            new = [n for n, user in enumerate(users.tolist()) if user not in self._tokens]
+            encoded = recommender.encode([histories[n] for n in new])
+            self._tokens.update(zip((int(users[n]) for n in new), encoded, strict=True))
+            tokens = [self._tokens[user] for user in users.tolist()]
+            return np.stack([recommender.score(t) for t in recommender.generate(tokens, [Dials()] * len(tokens))])
+
+        return scorer
+
+
+def _losses(
+    head: Head,
+    trunk: Trunk,
+    vectors: Tensor,
+    bias: Tensor,
+    batch: Batch,
+    part: HeadPart,
+    bf16: bool,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Catalogue softmax of x0_hat, direction and dispersive loss at drawn times; fresh noise on every call."""
+    device = vectors.device
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        conditions, targets = read_states(trunk, vectors, batch)
+        anchor = trunk.g(conditions)
+    some = torch.randperm(len(targets), generator=generator, device=device)[: part.positions_per_step]
+    condition, anchor, target = conditions[some].float(), anchor[some].float(), targets[some]
+    x0 = head.clean(vectors[target])
+    t = draw_times(len(target), part.time_shift, generator, device)
+    noise = torch.randn(x0.shape, generator=generator, device=device)
+    x0_hat, activation = head(head.noised(x0, t, noise), t, condition, anchor)
+    softmax = catalogue_cross_entropy(x0_hat, vectors, bias, target, bf16=bf16)
+    return softmax, direction_loss(x0_hat, x0, t), dispersive_loss(activation)
+
+
+def _forever(windows: Windows, positions: int, seed: int) -> Iterator[Batch]:
+    for epoch in itertools.count():
+        yield from windows.epoch(positions, seed, epoch)

@@ -1,0 +1,66 @@
+"""Cross-entropy over the whole catalogue, without ever holding the logits of a batch for autograd.
+
+    loss = catalogue_cross_entropy(vectors, items, bias, targets)
+
+What it computes is F.cross_entropy(vectors @ items.T + bias, targets), and a test holds it to that. Gradients are
+made in the forward pass, chunk by chunk: on two CPU cores that is about four times as fast as the plain form,
+which spends most of its time in fresh pages for (positions, items) matrices (bench/training/softmax.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_CHUNK_ELEMENTS = 12_000_000  # of one (rows, items) buffer: 24 MB in bf16
+
+
+class _CatalogueCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor, items: Tensor, bias: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
+        positions, width = vectors.shape
+        ones = vectors.new_ones(positions, 1)
+        left = torch.cat([vectors.detach(), ones], dim=1).to(dtype)  # (P, W + 1): the bias rides in the product
+        right = torch.cat([items.detach(), bias.detach()[:, None]], dim=1).to(dtype)  # (N, W + 1)
+        right_t = right.T.contiguous()
+        item_vectors = right[:, :width].contiguous()
+        rows = max(1, min(positions, _CHUNK_ELEMENTS // len(items)))
+        logits_buffer = right.new_empty(rows, len(items))
+        probability_buffer = right.new_empty(rows, len(items))
+        grad_vectors = vectors.new_empty(positions, width)
+        grad_right = vectors.new_zeros(len(items), width + 1)
+        loss = vectors.new_zeros(())
+        for start in range(0, positions, rows):
+            end = min(start + rows, positions)
+            logits = torch.mm(left[start:end], right_t, out=logits_buffer[: end - start])
+            p = torch.softmax(logits, dim=1, out=probability_buffer[: end - start])
+            index = torch.arange(end - start, device=p.device)
+            chosen = p[index, targets[start:end]].float()
+            loss -= chosen.clamp(min=1e-30).log().sum()
+            p[index, targets[start:end]] = (chosen - 1).to(dtype)  # d loss / d logits, in place
+            grad_vectors[start:end] = p @ item_vectors
+            grad_right += p.T @ left[start:end]
+        grad_right /= positions
+        ctx.save_for_backward(grad_vectors / positions, grad_right)
+        return loss / positions
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:  # type: ignore[override]
+        grad_vectors, grad_right = ctx.saved_tensors
+        width = grad_vectors.shape[1]
+        return grad_vectors * grad, grad_right[:, :width] * grad, grad_right[:, width] * grad, None, None
+
+
+def catalogue_cross_entropy(
+    vectors: Tensor, items: Tensor, bias: Tensor, targets: Tensor, *, bf16: bool = False
+) -> Tensor:
+    """Mean over P positions of -log softmax(vectors @ items.T + bias)[target]; a scalar.
+
+    vectors (P, W), items (N, W), bias (N,), targets (P,) rows. bf16: matrix products and probabilities in bfloat16,
+    sums in float32; the gradient then differs from the plain form's by a few tenths of a percent.
+    """
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    loss: Tensor = _CatalogueCrossEntropy.apply(vectors, items, bias, targets, dtype)  # type: ignore[no-untyped-call]
+    return loss

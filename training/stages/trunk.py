@@ -1,0 +1,165 @@
+"""Stage one: trunk and item space by cross-entropy over the whole catalogue, every position supervised.
+
+    fitted = fit_trunk(prepared, tokens, recipe.trunk, seed=0)     # the best checkpoint by validation NDCG@10
+
+Gate 0 of the methods: with nothing else added, this must be a strong sequential recommender (docs/quality.md).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.continuous.backbone import BackboneShape, Trunk
+from model.continuous.head import Head, HeadShape
+from model.continuous.recommender import ContinuousRecommender, Mixture
+from model.continuous.space import ItemSpace
+from training.data.prepared import Prepared
+from training.evaluate import evaluate, recommender_scorer
+from training.progress import Progress, silent
+from training.recipe import TrunkPart
+from training.stages.softmax import catalogue_cross_entropy
+from training.stages.windows import Batch, Windows
+
+ANCHOR_ONLY = Mixture(samples=1, times=(0.5,), weight=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class FittedTrunk:
+    """The trunk, the item space it was trained with, and what each epoch gave."""
+
+    trunk: Trunk
+    space: ItemSpace
+    epochs: list[dict[str, float]]
+    best_epoch: int  # from 1
+
+    def recommender(self, prepared: Prepared, max_profile: int) -> ContinuousRecommender:
+        """The trunk alone as a recommender, through the code that serves."""
+        return anchor_recommender(self.trunk, self.space, prepared, max_profile)
+
+
+def fit_trunk(
+    prepared: Prepared,
+    tokens: Tensor,
+    part: TrunkPart,
+    *,
+    seed: int,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> FittedTrunk:
+    """tokens (N, K, D) from the tokenizer. Stops after `patience` epochs without a better validation NDCG@10.
+
+    Raises ValueError where there is no training interaction, or nobody to validate on.
+    """
+    windows = Windows(*prepared.train_histories(), part.max_history, part.max_profile)
+    if len(windows) == 0:
+        raise ValueError("the prepared data holds no training interaction")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        shape = BackboneShape(part.width, part.layers, part.heads, part.feed_forward, part.max_history)
+        trunk = Trunk(shape, part.dropout).to(device)
+        space = ItemSpace(tokens, part.width).to(device)
+        optimiser = _optimiser(nn.ModuleList([trunk, space]), part)
+        total = part.epochs * len(windows.batches(part.tokens_per_step, np.random.default_rng((seed, 0))))
+        epochs: list[dict[str, float]] = []
+        best: tuple[float, int, Mapping[str, Tensor], Mapping[str, Tensor]] | None = None
+        step = 0
+        for epoch in range(part.epochs):
+            torch.manual_seed(seed * 100_003 + epoch)  # dropout of an epoch depends on seed and epoch alone
+            trunk.train()
+            loss_sum, positions = 0.0, 0
+            for batch in windows.epoch(part.tokens_per_step, seed, epoch):
+                for group in optimiser.param_groups:
+                    group["lr"] = part.learning_rate * _rate(step, total, part.warmup_steps)
+                loss, count = _loss(trunk, space, batch, part)
+                optimiser.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_([*trunk.parameters(), *space.parameters()], 1.0)
+                optimiser.step()
+                loss_sum, positions, step = loss_sum + float(loss.detach()) * count, positions + count, step + 1
+            recommender = anchor_recommender(trunk, space, prepared, part.max_profile)
+            metrics = evaluate(
+                recommender_scorer(recommender), prepared, "validation", users=part.validation_users, seed=seed
+            )
+            values = {"loss": loss_sum / positions, "hr@10": metrics.hr(10), "ndcg@10": metrics.ndcg(10)}
+            epochs.append(values)
+            progress("trunk", epoch + 1, part.epochs, values)
+            if best is None or values["ndcg@10"] > best[0]:
+                best = (values["ndcg@10"], epoch, copy.deepcopy(trunk.state_dict()), copy.deepcopy(space.state_dict()))
+            elif epoch - best[1] >= part.patience:
+                break
+        assert best is not None
+        trunk.load_state_dict(best[2])
+        space.load_state_dict(best[3])
+    return FittedTrunk(trunk.eval(), space, epochs, best[1] + 1)
+
+
+def anchor_recommender(trunk: Trunk, space: ItemSpace, prepared: Prepared, max_profile: int) -> ContinuousRecommender:
+    """g(h) alone, in the recommender that serves; the head in it is untrained and unused."""
+    width = trunk.backbone.shape.width
+    _, items = prepared.train_histories()
+    counts = np.bincount(items, minlength=len(prepared.catalogue)).astype(np.int64)
+    with torch.no_grad():
+        vectors, bias = space().float().clone(), space.bias.float().clone()
+    head = Head(HeadShape(width, hidden=8, blocks=1, norm=1.0))
+    return ContinuousRecommender(
+        prepared.catalogue,
+        trunk,
+        head,
+        vectors,
+        bias,
+        torch.from_numpy(counts),
+        ANCHOR_ONLY,
+        max_profile=max_profile,
+        device=str(vectors.device),
+    )
+
+
+def read_states(trunk: Trunk, vectors: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Item vectors (N, W) and a batch -> conditions (P, W) of its real positions and the rows (P,) they precede."""
+    device = vectors.device
+    rows = batch.rows.to(device)
+    profile, has_profile = _mean_before(vectors, batch.before)
+    states = trunk.backbone(F.embedding(rows[:, :-1], vectors), profile, has_profile)  # (B, L, W)
+    real = batch.real.to(device)
+    return states[real], rows[real]
+
+
+def _mean_before(vectors: Tensor, before: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean vector (B, W) of the rows of each profile, zero for an empty one; (B,) whether there is one."""
+    lengths = torch.tensor([len(rows) for rows in before])
+    starts = lengths.cumsum(0) - lengths
+    flat = torch.cat(before)
+    has_profile = (lengths > 0).to(vectors.device)
+    if not len(flat):
+        return vectors.new_zeros(len(before), vectors.shape[1]), has_profile
+    return F.embedding_bag(flat.to(vectors.device), vectors, starts.to(vectors.device), mode="mean"), has_profile
+
+
+def _loss(trunk: Trunk, space: ItemSpace, batch: Batch, part: TrunkPart) -> tuple[Tensor, int]:
+    vectors = space(part.residual_drop)
+    with torch.autocast(vectors.device.type, torch.bfloat16, enabled=part.bf16):
+        conditions, targets = read_states(trunk, vectors, batch)
+        preference = trunk.g(conditions)
+    loss = catalogue_cross_entropy(preference.float(), vectors, space.bias, targets, bf16=part.bf16)
+    return loss, len(targets)
+
+
+def _optimiser(modules: nn.Module, part: TrunkPart) -> torch.optim.Optimizer:
+    matrices = [p for p in modules.parameters() if p.ndim >= 2]
+    others = [p for p in modules.parameters() if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": part.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=part.learning_rate, betas=(0.9, 0.98))
+
+
+def _rate(step: int, total: int, warmup: int) -> float:
+    """Linear warm-up, then half a cosine down to three percent."""
+    rise = min(1.0, (step + 1) / max(1, warmup))
+    return rise * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / total))))

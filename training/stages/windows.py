@@ -1,0 +1,85 @@
+"""Training sequences: every training interaction is a target exactly once, cut into windows of one length.
+
+A user's events are cut from the end, so the window that serving will read is whole; what lies before a window
+makes its profile. Windows of like length go into one batch, so little is spent on padding. The order of an
+epoch is a function of seed and epoch alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """rows (B, L) padded with 0, lengths (B,), before: for each window the rows of its profile (may be empty)."""
+
+    rows: Tensor
+    lengths: Tensor
+    before: list[Tensor]
+
+    @property
+    def real(self) -> Tensor:
+        """(B, L) True where a position holds an item."""
+        return torch.arange(self.rows.shape[1])[None, :] < self.lengths[:, None]
+
+
+class Windows:
+    """offsets (U + 1,), items: training events as `Prepared.train_histories` gives them."""
+
+    def __init__(self, offsets: NDArray[np.int64], items: NDArray[np.int32], length: int, max_profile: int) -> None:
+        self._items = torch.from_numpy(items.astype(np.int64))
+        bounds: list[tuple[int, int, int]] = []  # where the profile, the window and what follows begin
+        for first, stop in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
+            end = stop
+            while end > first:
+                start = max(first, end - length)
+                bounds.append((max(first, start - max_profile), start, end))
+                end = start
+        self._bounds = np.array(bounds, dtype=np.int64).reshape(-1, 3)
+        self._lengths = self._bounds[:, 2] - self._bounds[:, 1]
+
+    def __len__(self) -> int:
+        return len(self._bounds)
+
+    @property
+    def positions(self) -> int:
+        """Training interactions, all windows together."""
+        return int(self._lengths.sum())
+
+    def batches(self, positions: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
+        """Numbers of the windows of each batch of an epoch: at most about `positions` padded positions a batch."""
+        jitter = rng.uniform(-0.5, 0.5, len(self)) * np.maximum(2, 0.1 * self._lengths)
+        order = np.argsort(self._lengths + jitter, kind="stable")
+        batches, current, longest = [], [], 0
+        for window in order.tolist():
+            longest = max(longest, int(self._lengths[window]))
+            if current and longest * (len(current) + 1) > positions:
+                batches.append(np.array(current))
+                current, longest = [], int(self._lengths[window])
+            current.append(window)
+        if current:
+            batches.append(np.array(current))
+        rng.shuffle(batches)  # type: ignore[arg-type]
+        return batches
+
+    def epoch(self, positions: int, seed: int, epoch: int) -> Iterator[Batch]:
+        """The batches of one epoch."""
+        rng = np.random.default_rng((seed, epoch))
+        for windows in self.batches(positions, rng):
+            yield self.batch(windows)
+
+    def batch(self, windows: NDArray[np.int64]) -> Batch:
+        """The given windows, padded."""
+        bounds = self._bounds[windows].tolist()
+        lengths = torch.tensor([end - start for _, start, end in bounds])
+        rows = torch.zeros(len(bounds), int(lengths.max()), dtype=torch.long)
+        for line, (_, start, end) in enumerate(bounds):
+            rows[line, : end - start] = self._items[start:end]
+        return Batch(rows, lengths, [self._items[profile:start] for profile, start, _ in bounds])
