@@ -44,7 +44,9 @@ def hashed_terms(text: str, buckets: int) -> Counter[int]:
 
 def hashed_tf(texts: Sequence[str], buckets: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
     """Sparse (1 + log count) of hashed terms: row offsets (n + 1,), buckets (m,) and values (m,)."""
-    offsets, columns, values = [0], [], []
+    offsets: list[int] = [0]
+    columns: list[int] = []
+    values: list[float] = []
     for text in texts:
         terms = hashed_terms(text, buckets)
         columns.extend(terms)

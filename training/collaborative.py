@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, diags_array
 from scipy.sparse.linalg import svds
 
 Floats = NDArray[np.float32]
@@ -28,12 +28,9 @@ def spectral(
     matrix = csr_array((ones, (users, items.astype(np.int64))), shape=(len(offsets) - 1, catalogue_size))
     matrix.data[:] = 1.0  # a repeated interaction counts once
     user_degree = np.maximum(matrix.sum(axis=1), 1)
-    item_degree = np.asarray(matrix.sum(axis=0)).ravel()
+    item_degree: NDArray[np.float64] = np.asarray(matrix.sum(axis=0)).ravel()
     known = item_degree > 0
-    normalised = matrix.multiply(1 / np.sqrt(user_degree)[:, None]).multiply(
-        1 / np.sqrt(np.maximum(item_degree, 1))[None, :]
-    )
-    normalised = csr_array(normalised)
+    normalised = diags_array(1 / np.sqrt(user_degree)) @ matrix @ diags_array(1 / np.sqrt(np.maximum(item_degree, 1)))
     embedding = np.zeros((catalogue_size, dim), dtype=np.float32)
     rank = min(dim, min(normalised.shape) - 1)
     if rank < 1:

@@ -63,7 +63,7 @@ def _train(
     with _stage(report, "signals"):
         offsets, items = prepared.train_histories()
         collaborative, known = spectral(offsets, items, len(prepared.catalogue), recipe.signals.spectral_dim)
-        texts = [item_text(item) for item in prepared.catalogue]  # type: ignore[attr-defined]
+        texts = [item_text(item) for item in prepared.catalogue]
         encoder = _text_encoder(recipe, texts)
         text = encoder.encode(texts)
     with _stage(report, "tokenizer"):

@@ -54,13 +54,13 @@ class Block(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(hidden, elementwise_affine=False)
         self.mlp = nn.Sequential(nn.Linear(hidden, 2 * hidden), nn.SiLU(), nn.Linear(2 * hidden, hidden))
-        self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden, 3 * hidden))
-        nn.init.zeros_(self.modulation[1].weight)
-        nn.init.zeros_(self.modulation[1].bias)
+        self.modulation = nn.Linear(hidden, 3 * hidden)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         """x (B, hidden), c (B, hidden) -> (B, hidden)."""
-        shift, scale, gate = self.modulation(c).chunk(3, dim=-1)
+        shift, scale, gate = self.modulation(F.silu(c)).chunk(3, dim=-1)
         out: Tensor = x + gate * self.mlp(self.norm(x) * (1 + scale) + shift)
         return out
 

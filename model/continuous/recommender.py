@@ -189,7 +189,7 @@ class ContinuousRecommender(Recommender):
             noise.flatten(0, 1),
             times,
         )
-        return vectors.unflatten(0, (batch, samples))
+        return vectors.reshape(batch, samples, -1)
 
     def _standard_weights(self) -> list[float]:
         weight, samples = self.mixture.weight, self.mixture.samples
@@ -237,11 +237,12 @@ class ContinuousRecommender(Recommender):
         bias = self.bias.cpu().contiguous()
         items = {"vectors": self.vectors.cpu(), "bias": bias, "counts": torch.from_numpy(self.counts)}
         save_file(items, folder / "items.safetensors")
-        parts = {"adapter": (self.trunk, self.trunk.backbone.shape), "head": (self.head, self.head.shape)}
-        for name, (module, shape) in parts.items():
-            (folder / name).mkdir()
-            save_file(module.state_dict(), folder / name / "weights.safetensors")
-            _write_json(folder / name / "shape.json", asdict(shape))
+        (folder / "adapter").mkdir()
+        save_file(self.trunk.state_dict(), folder / "adapter" / "weights.safetensors")
+        _write_json(folder / "adapter" / "shape.json", asdict(self.trunk.backbone.shape))
+        (folder / "head").mkdir()
+        save_file(self.head.state_dict(), folder / "head" / "weights.safetensors")
+        _write_json(folder / "head" / "shape.json", asdict(self.head.shape))
         _write_json(folder / "mixture.json", {**asdict(self.mixture), "max_profile": self.max_profile})
 
     @classmethod

@@ -32,7 +32,7 @@ class ItemSpace(nn.Module):
 
     def forward(self, residual_drop: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
         """(N, width) the vectors E. residual_drop: share of items that go without their residual this time."""
-        residual = self.residual
+        residual: Tensor = self.residual
         if residual_drop > 0:
             draw = torch.rand(len(residual), 1, generator=generator, device=residual.device)
             residual = residual * (draw >= residual_drop)

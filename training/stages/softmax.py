@@ -62,5 +62,5 @@ def catalogue_cross_entropy(
     sums in float32; the gradient then differs from the plain form's by a few tenths of a percent.
     """
     dtype = torch.bfloat16 if bf16 else torch.float32
-    loss: Tensor = _CatalogueCrossEntropy.apply(vectors, items, bias, targets, dtype)  # type: ignore[no-untyped-call]
+    loss: Tensor = _CatalogueCrossEntropy.apply(vectors, items, bias, targets, dtype)
     return loss

@@ -57,7 +57,9 @@ class Windows:
         """Numbers of the windows of each batch of an epoch: at most about `positions` padded positions a batch."""
         jitter = rng.uniform(-0.5, 0.5, len(self)) * np.maximum(2, 0.1 * self._lengths)
         order = np.argsort(self._lengths + jitter, kind="stable")
-        batches, current, longest = [], [], 0
+        batches: list[NDArray[np.int64]] = []
+        current: list[int] = []
+        longest = 0
         for window in order.tolist():
             longest = max(longest, int(self._lengths[window]))
             if current and longest * (len(current) + 1) > positions:
@@ -66,7 +68,7 @@ class Windows:
             current.append(window)
         if current:
             batches.append(np.array(current))
-        rng.shuffle(batches)  # type: ignore[arg-type]
+        rng.shuffle(batches)
         return batches
 
     def epoch(self, positions: int, seed: int, epoch: int) -> Iterator[Batch]:
