@@ -47,7 +47,7 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         return loss / positions
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         grad_vectors, grad_right = ctx.saved_tensors
         width = grad_vectors.shape[1]
         return grad_vectors * grad, grad_right[:, :width] * grad, grad_right[:, width] * grad, None, None
@@ -62,5 +62,5 @@ def catalogue_cross_entropy(
     sums in float32; the gradient then differs from the plain form's by a few tenths of a percent.
     """
     dtype = torch.bfloat16 if bf16 else torch.float32
-    loss: Tensor = _CatalogueCrossEntropy.apply(vectors, items, bias, targets, dtype)
+    loss: Tensor = _CatalogueCrossEntropy.apply(vectors, items, bias, targets, dtype)  # type: ignore[no-untyped-call]
     return loss
