@@ -63,7 +63,7 @@ async def test_everything_failing_is_answered_by_popular() -> None:
 async def test_one_poisoned_history_harms_only_itself() -> None:
     class Picky(Circle):
         def encode(self, histories: Sequence[Rows]) -> list[UserTokens]:
-            if any(history[-1:] == [13] for history in histories):
+            if any(history[-1:].tolist() == [13] for history in histories):
                 raise RuntimeError("thirteen")
             return super().encode(histories)
 

@@ -1,0 +1,145 @@
+"""The batcher: what waits is computed together, in bounds, and what nobody waits for is not computed."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from service.batcher import Batcher, Overloaded
+
+
+class Doubling:
+    """Work that can be held up, and that remembers its batches and its thread."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.begun = threading.Event()
+        self.batches: list[list[int]] = []
+        self.threads: set[int] = set()
+
+    def __call__(self, questions: Sequence[int]) -> list[int]:
+        self.begun.set()
+        self.gate.wait(5)
+        self.threads.add(threading.get_ident())
+        self.batches.append(list(questions))
+        if -1 in questions:
+            raise ValueError("minus one")
+        return [2 * question for question in questions]
+
+
+@pytest.fixture
+def work() -> Doubling:
+    return Doubling()
+
+
+@pytest.fixture
+async def batcher(work: Doubling) -> AsyncIterator[Batcher[int, int]]:
+    batcher = Batcher(work, queue_size=16, max_batch=4)
+    batcher.start()
+    yield batcher
+    work.gate.set()
+    await batcher.close()
+
+
+async def hold_up(batcher: Batcher[int, int], work: Doubling) -> asyncio.Task[int]:
+    """Keeps the thread busy with the question 0 until the gate is opened."""
+    work.gate.clear()
+    work.begun.clear()
+    task = asyncio.create_task(batcher.ask(0))
+    while not work.begun.is_set():
+        await asyncio.sleep(0.001)
+    return task
+
+
+@pytest.mark.parametrize("size", [1, 4, 5, 11])
+async def test_what_waits_is_computed_together_up_to_the_bound(
+    batcher: Batcher[int, int], work: Doubling, size: int
+) -> None:
+    first = await hold_up(batcher, work)
+    tasks = [asyncio.create_task(batcher.ask(n)) for n in range(1, size + 1)]
+    await asyncio.sleep(0)
+    work.gate.set()
+    assert await first == 0
+    assert await asyncio.gather(*tasks) == [2 * n for n in range(1, size + 1)]
+    everything = list(range(1, size + 1))
+    assert work.batches == [[0]] + [everything[at : at + 4] for at in range(0, size, 4)]
+    assert len(work.threads) == 1
+    assert threading.get_ident() not in work.threads
+
+
+async def test_a_lone_question_does_not_wait_for_others(batcher: Batcher[int, int], work: Doubling) -> None:
+    assert await asyncio.wait_for(batcher.ask(21), timeout=5) == 42
+    assert work.batches == [[21]]
+
+
+async def test_a_full_queue_refuses(batcher: Batcher[int, int], work: Doubling) -> None:
+    first = await hold_up(batcher, work)
+    tasks = [asyncio.create_task(batcher.ask(n)) for n in range(16)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded, match="16 requests wait"):
+        await batcher.ask(99)
+    work.gate.set()
+    await asyncio.gather(first, *tasks)
+    assert await batcher.ask(5) == 10
+
+
+async def test_what_nobody_waits_for_is_dropped_unseen(work: Doubling) -> None:
+    told: list[tuple[int, int]] = []
+    batcher = Batcher(
+        work, queue_size=16, max_batch=4, on_batch=lambda size, dropped, waiting: told.append((size, dropped))
+    )
+    batcher.start()
+    first = await hold_up(batcher, work)
+    leaving = asyncio.create_task(batcher.ask(7))
+    staying = asyncio.create_task(batcher.ask(8))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    await asyncio.sleep(0)
+    work.gate.set()
+    assert [await first, await staying] == [0, 16]
+    assert work.batches == [[0], [8]]
+    assert told == [(1, 0), (1, 1)]
+    await batcher.close()
+
+
+async def test_a_caller_that_leaves_while_it_is_computed_harms_nobody(
+    batcher: Batcher[int, int], work: Doubling
+) -> None:
+    first = await hold_up(batcher, work)
+    first.cancel()
+    await asyncio.sleep(0)
+    work.gate.set()
+    assert await batcher.ask(3) == 6
+
+
+async def test_an_exception_reaches_its_batch_and_the_task_lives_on(batcher: Batcher[int, int]) -> None:
+    with pytest.raises(ValueError, match="minus one"):
+        await batcher.ask(-1)
+    assert await batcher.ask(4) == 8
+
+
+async def test_work_that_answers_too_few_is_an_error() -> None:
+    batcher: Batcher[int, int] = Batcher(lambda questions: [], queue_size=2, max_batch=2)
+    batcher.start()
+    with pytest.raises(ValueError, match="shorter"):
+        await batcher.ask(1)
+    await batcher.close()
+
+
+async def test_closing_answers_what_waits_and_refuses_what_comes(work: Doubling) -> None:
+    batcher = Batcher(work, queue_size=4, max_batch=2)
+    batcher.start()
+    first = await hold_up(batcher, work)
+    tasks = [asyncio.create_task(batcher.ask(n)) for n in range(4)]
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(batcher.close())
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded, match="shutting down"):
+        await batcher.ask(9)
+    work.gate.set()
+    await closing
+    assert await asyncio.gather(first, *tasks) == [0, 0, 2, 4, 6]

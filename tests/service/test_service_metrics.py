@@ -1,0 +1,150 @@
+"""Metrics: on their own port, named and counted once, and no client can make a new series."""
+
+from __future__ import annotations
+
+import asyncio
+import urllib.request
+from itertools import pairwise
+
+import pytest
+
+from service.metrics import SECONDS, Metrics
+from tests.service.conftest import free_port
+from tests.service.toy import Circle, running
+
+
+def series(metrics: Metrics) -> set[tuple[str, tuple[tuple[str, str], ...]]]:
+    return {
+        (sample.name, tuple(sorted(sample.labels.items())))
+        for metric in metrics.registry.collect()
+        for sample in metric.samples
+    }
+
+
+def test_buckets_are_geometric_from_half_a_millisecond() -> None:
+    assert len(SECONDS) == 20
+    assert SECONDS[0] == 0.0005
+    assert SECONDS[-1] == pytest.approx(3.78, abs=0.02)
+    for low, high in pairwise(SECONDS):
+        assert high / low == pytest.approx(1.6, rel=0.01)
+
+
+async def test_a_thousand_users_make_no_new_series() -> None:
+    async with running(Circle(), queue_size=2000) as run:
+
+        async def ask(user: str, item: str) -> None:
+            event = {"event_id": f"{user}-{item}", "user_id": user, "item_id": item}
+            await run.client.post("/events", json=event)
+            await run.client.post("/recommend", json={"user_id": user, "deny": {"items": [item]}})
+
+        async def everything(user: str, item: str) -> None:
+            await ask(user, item)
+            await run.client.post("/recommend", json={user: 1})
+            await run.client.get(f"/users/{user}")
+            await run.client.get(f"/livez?user={user}")
+            await run.client.request("GET" if user[-1] in "02468" else "PUT", "/recommend")
+
+        for user in ("a0", "a1"):
+            for _ in range(2):  # the second time finds tokens
+                await everything(user, "i3")
+                await run.settle()
+        before = series(run.service.metrics)
+        for start in range(0, 1000, 100):
+            await asyncio.gather(*(ask(f"user-{n}", f"i{n % 40}") for n in range(start, start + 100)))
+            await everything(f"odd-{start}", f"i{start % 40}")
+        after = series(run.service.metrics)
+    assert after == before
+
+
+async def test_answers_are_counted_by_route_and_outcome_and_by_rung() -> None:
+    circle = Circle()
+    async with running(circle) as run:
+        value = run.service.metrics.registry.get_sample_value
+        await run.recommend(history=["i1"])
+        await run.recommend()
+        await run.client.post("/recommend", json={"k": 0})
+        await run.client.get("/nowhere")
+        circle.broken = {"generate"}
+        await run.recommend(history=["i1"])
+        requests = "contrec_requests_total"
+        assert value(requests, {"route": "/recommend", "outcome": "ok"}) == 3
+        assert value(requests, {"route": "/recommend", "outcome": "invalid_request"}) == 1
+        assert value(requests, {"route": "unmatched", "outcome": "not_found"}) == 1
+        for source in ("model", "popular", "neighbours"):
+            assert value("contrec_recommendations_total", {"source": source}) == 1
+        assert value("contrec_model_failures_total", {"step": "generate"}) == 1
+        assert value("contrec_bundle_info", {"bundle": "circle/1"}) == 1
+        assert value("contrec_stage_seconds_count", {"stage": "encode"}) == 2
+        assert value("contrec_batch_size_count") == 2
+        assert value("contrec_ready") == 1
+
+
+async def test_metrics_have_a_port_of_their_own() -> None:
+    port = free_port()
+    async with running(Circle(), metrics_port=port) as run:
+        await run.recommend(history=["i1"])
+        assert (await run.client.get("/metrics")).status_code == 404
+
+        def scrape() -> str:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+                return str(answer.read().decode())
+
+        text = await asyncio.to_thread(scrape)
+    assert 'contrec_requests_total{outcome="ok",route="/recommend"} 1.0' in text
+    assert 'contrec_stage_seconds_bucket{le="0.0005",stage="total"}' in text
+
+
+async def test_a_client_that_leaves_is_dropped_and_counted() -> None:
+    """The app sees the disconnect while the request waits in the queue."""
+    import threading
+
+    gate = threading.Event()
+
+    class Gated(Circle):
+        gated = False
+
+        def generate(self, tokens, dials):  # type: ignore[no-untyped-def]
+            if self.gated:
+                gate.wait(5)
+            return super().generate(tokens, dials)
+
+    circle = Gated()
+    async with running(circle, model_timeout_ms=10_000) as run:
+        circle.gated = True
+        blocking = asyncio.create_task(run.client.post("/recommend", json={"history": ["i1"]}))
+        await asyncio.sleep(0.05)
+        circle.encoded.clear()
+
+        messages = asyncio.Queue[dict[str, object]]()
+        sent: list[object] = []
+        messages.put_nowait({"type": "http.request", "body": b'{"history": ["i1", "i2", "i3"]}', "more_body": False})
+
+        async def send(message: object) -> None:
+            sent.append(message)
+
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": "POST",
+            "scheme": "http",
+            "path": "/recommend",
+            "raw_path": b"/recommend",
+            "query_string": b"",
+            "root_path": "",
+            "headers": [(b"content-type", b"application/json")],
+            "client": ("127.0.0.1", 1),
+            "server": ("127.0.0.1", 2),
+        }
+        leaving = asyncio.create_task(run.app(scope, messages.get, send))  # type: ignore[arg-type]
+        await asyncio.sleep(0.05)
+        messages.put_nowait({"type": "http.disconnect"})
+        await asyncio.wait_for(leaving, timeout=2)
+        gate.set()
+        assert (await blocking).status_code == 200
+        await run.recommend(history=["i7"])
+        value = run.service.metrics.registry.get_sample_value
+        assert value("contrec_requests_total", {"route": "/recommend", "outcome": "client_gone"}) == 1
+        assert value("contrec_dropped_total") == 1
+    assert sent == []
+    assert circle.encoded == [1]  # three ids were never read

@@ -1,0 +1,64 @@
+"""Threads from the cgroup's quota, with a reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from service.threads import decide
+
+
+def version_2(folder: Path, text: str) -> Path:
+    (folder / "cpu.max").write_text(text)
+    return folder
+
+
+def version_1(folder: Path, quota: int, period: int) -> Path:
+    (folder / "cpu").mkdir()
+    (folder / "cpu" / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+    (folder / "cpu" / "cpu.cfs_period_us").write_text(f"{period}\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("200000 100000", 2),
+        ("150000 100000", 1),
+        ("50000 100000", 1),
+        ("max 100000", 64),
+        ("6400000 100000", 64),
+        ("", 64),
+    ],
+)
+def test_version_2_of_the_cgroup(tmp_path: Path, text: str, count: int) -> None:
+    decision = decide(cpus=64, cgroup=version_2(tmp_path, text), environment={})
+    assert decision.count == count
+    assert decision.reason.startswith(f"{count} torch threads: ")
+    assert ("quota is" in decision.reason) == (count < 64)
+
+
+@pytest.mark.parametrize(("quota", "count"), [(300_000, 3), (-1, 8), (0, 8)])
+def test_version_1_of_the_cgroup(tmp_path: Path, quota: int, count: int) -> None:
+    assert decide(cpus=8, cgroup=version_1(tmp_path, quota, 100_000), environment={}).count == count
+
+
+def test_no_cgroup_at_all(tmp_path: Path) -> None:
+    assert decide(cpus=4, cgroup=tmp_path, environment={}).count == 4
+
+
+def test_what_is_asked_for_wins(tmp_path: Path) -> None:
+    decision = decide(3, cpus=64, cgroup=version_2(tmp_path, "200000 100000"), environment={})
+    assert decision.count == 3
+    assert "CONTREC_THREADS" in decision.reason
+
+
+def test_an_environment_that_works_against_it_is_a_warning(tmp_path: Path) -> None:
+    environment = {"OMP_NUM_THREADS": "16", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "x"}
+    (warning,) = decide(cpus=2, cgroup=tmp_path, environment=environment).warnings
+    assert "OMP_NUM_THREADS=16" in warning
+
+
+def test_this_machine_gets_a_number() -> None:
+    assert decide().count >= 1
