@@ -149,11 +149,10 @@ def bundles_list(name: Annotated[str, typer.Argument(help="The bundle's name.")]
         raise ValueError(f"there is no bundle {name!r} in {bundles}")
     for entry in found:
         manifest = entry.manifest
-        metrics = "  ".join(f"{key} {value:.4f}" for key, value in sorted(manifest.metrics.items()))
+        measured = manifest.metrics.get("test", manifest.metrics)
+        quality = f"  NDCG@10 {measured['ndcg@10']:.4f}" if "ndcg@10" in measured else ""
         mark = "*" if entry.active else " "
-        typer.echo(
-            f"{mark} {entry.version}  {manifest.created}  {manifest.kind}  {manifest.recipe}  {metrics}".rstrip()
-        )
+        typer.echo(f"{mark} {entry.version}  {manifest.created}  {manifest.kind}  {manifest.recipe}{quality}")
 
 
 @bundles_app.command("verify")

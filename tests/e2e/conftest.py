@@ -26,9 +26,11 @@ def free_port() -> int:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This process's, without settings of the machine it runs on; metrics off, so that no port is fought over."""
+    """This process's, without settings of the machine it runs on; metrics off, so that no port is fought over; one
+    thread, since matrices this small only wait for a second one where other tests or people keep the cores busy."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("CONTREC_", "MAKE", "MFLAGS"))}
-    return kept | {"PATH": f"{BIN}{os.pathsep}{kept['PATH']}", "CONTREC_METRICS_PORT": "0"} | more
+    ours = {"PATH": f"{BIN}{os.pathsep}{kept['PATH']}", "CONTREC_METRICS_PORT": "0", "OMP_NUM_THREADS": "1"}
+    return kept | ours | more
 
 
 class Running:
