@@ -219,6 +219,9 @@ def train(
     """Train a recipe on prepared data, publish the bundle and make it the active one."""
     from contrec.progress import Epochs, telling
     from model.bundle import activate, read_manifest
+    from training.recipe import load_recipe
+
+    load_recipe(recipe, size, overrides or [])  # a slip is told now, before torch takes its seconds to load
     from training.train import train as fit
 
     with telling() as tell, Epochs(tell) as progress:

@@ -154,3 +154,28 @@ def test_validate_writes_nothing_and_prepare_writes_what_it_said(tmp_path: Path)
     done = contrec("data", "prepare", "table", table, "--out", tmp_path / "prepared")
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "prepared" / "facts.json").read_text())
+
+
+def test_the_command_line_and_the_service_agree_on_defaults() -> None:
+    from contrec.cli import BUNDLES, NAME, STORE
+    from service.settings import Settings
+
+    defaults = {name: field.default for name, field in Settings.model_fields.items()}
+    assert (defaults["bundles"], defaults["bundle"], defaults["store"]) == (BUNDLES, NAME, STORE)
+
+
+def test_train_and_evaluate_refuse_what_does_not_fit(bundles: Path, tmp_path: Path) -> None:
+    prepared = tmp_path / "prepared"
+    assert contrec("data", "prepare", "synthetic", "--out", prepared).returncode == 0
+    assert "nothing" in refused("train", prepared, "--recipe", "nothing", "--bundles", bundles)
+    assert "gigantic" in refused("train", prepared, "--size", "gigantic", "--bundles", bundles)
+    assert "trunk.depth" in refused("train", prepared, "--set", "trunk.depth=3", "--bundles", bundles)
+    assert str(tmp_path / "no") in refused("train", tmp_path / "no", "--size", "tiny", "--bundles", bundles)
+    common = ("--name", "toy", "--bundles", bundles)
+    assert "another catalogue" in refused("evaluate", prepared, *common)
+    assert "--part must be one of" in refused("evaluate", prepared, "--part", "train", *common)
+
+
+def test_serve_refuses_a_setting_by_name(tmp_path: Path) -> None:
+    assert "CONTREC_STORE" in refused("serve", "--store", "mysql://x")
+    assert "CONTREC_MAX_BATCH" in refused("serve", CONTREC_MAX_BATCH="0")

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from contrec import progress
-from contrec.progress import telling
+from contrec.progress import Epochs, telling
 
 
 class Terminal(io.StringIO):
@@ -40,3 +40,16 @@ def test_a_terminal_keeps_lines_and_shows_passing_ones_as_text(monkeypatch: pyte
     plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.getvalue())
     assert "loss [train] 0.5\n" in plain
     assert "step [1]" in plain
+
+
+def test_the_last_epoch_of_every_stage_stays() -> None:
+    log = io.StringIO()
+    with telling(log) as tell, Epochs(tell) as progress:
+        for stage in ("tokenizer", "trunk"):
+            for epoch in range(1, 4):
+                progress(stage, epoch, 5, {"loss": 1 / epoch})
+    assert log.getvalue().splitlines() == [
+        "  tokenizer: epoch 1 of 5  loss 1.0000",
+        "  tokenizer: epoch 3 of 5  loss 0.3333",
+        "  trunk: epoch 3 of 5  loss 0.3333",
+    ]
