@@ -37,8 +37,9 @@ class HeadShape:
 
 def schedule(t: Tensor) -> tuple[Tensor, Tensor]:
     """Times (...,) in [0, 1] -> alpha_t, sigma_t with alpha^2 + sigma^2 = 1; t = 1 is pure noise."""
-    angle = t * (math.pi / 2)
-    return torch.cos(angle), torch.sin(angle)
+    quarter = math.pi / 2
+    # The sine of the rest, not a cosine: in float32 cos(pi / 2) is not zero, and a(1) = 0 is meant to the bit.
+    return torch.sin((1 - t) * quarter), torch.sin(t * quarter)
 
 
 def draw_times(rows: int, shift: float, generator: torch.Generator, device: torch.device) -> Tensor:

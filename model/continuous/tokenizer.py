@@ -153,7 +153,7 @@ def health(tokens: Tensor, signals: Tensor, reconstruction: Tensor, neighbours: 
     nearest neighbours by signal are still its nearest by token, on at most 2,000 items.
     """
     flat = tokens.flatten(1).double()
-    variance = flat.var(dim=0)
+    variance = flat.var(dim=0, correction=0)
     values = torch.linalg.svdvals(flat - flat.mean(dim=0))
     share = values / values.sum().clamp(min=1e-12)
     rank = torch.exp(-(share * share.clamp(min=1e-12).log()).sum())
@@ -161,14 +161,14 @@ def health(tokens: Tensor, signals: Tensor, reconstruction: Tensor, neighbours: 
     some = torch.linspace(0, len(flat) - 1, min(len(flat), 2000)).long()
     near_signal = _nearest(signals.double(), some, neighbours)
     near_token = _nearest(flat - flat.mean(dim=0), some, neighbours)
-    kept = (near_signal[:, :, None] == near_token[:, None, :]).any(dim=2).double().mean()
+    kept = (near_signal[:, :, None] == near_token[:, None, :]).any(dim=2).double()
     return {
         "variance_min": float(variance.min()),
         "variance_mean": float(variance.mean()),
         "effective_rank": float(rank),
         "dimensions": float(flat.shape[1]),
         "explained": float(1 - error),
-        "neighbours_kept": float(kept),
+        "neighbours_kept": float(kept.mean()) if kept.numel() else 0.0,  # a single item has no neighbour
     }
 
 
