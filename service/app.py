@@ -69,6 +69,7 @@ def create_app(settings: Settings) -> FastAPI:
 def serve(settings: Settings) -> int:
     """Serves until SIGTERM or Ctrl-C, then drains. Returns the exit code; what is wrong is said in one sentence."""
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it tells at length which builds it does not have
     for name in unknown_variables():
         log.warning("%s is no setting of this version and has no effect", name)
     if (complaint := cannot_start(settings)) is not None:
