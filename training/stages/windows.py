@@ -1,7 +1,8 @@
 """Training sequences: every training interaction is a target exactly once, cut into windows of one length.
 
-A user's events are cut from the end, so the window that serving will read is whole; what lies before a window
-makes its profile. Windows of like length go into one batch, so little is spent on padding. The order of an
+A user's events are cut from the end. A window holds one item more than is read at once: its last item is a target
+only, and the condition before it has read as many items as serving reads. What lies before a window makes its
+profile. Windows of like length go into one batch, so little is spent on padding. The order of an
 epoch is a function of seed and epoch alone.
 """
 
@@ -31,7 +32,7 @@ class Batch:
 
 
 class Windows:
-    """offsets (U + 1,), items: training events as `Prepared.train_histories` gives them."""
+    """offsets (U + 1,), items: training events as `Prepared.train_histories` gives them. length: items read at once."""
 
     def __init__(self, offsets: NDArray[np.int64], items: NDArray[np.int32], length: int, max_profile: int) -> None:
         self._items = torch.from_numpy(items.astype(np.int64))
@@ -39,7 +40,7 @@ class Windows:
         for first, stop in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
             end = stop
             while end > first:
-                start = max(first, end - length)
+                start = max(first, end - length - 1)
                 bounds.append((max(first, start - max_profile), start, end))
                 end = start
         self._bounds = np.array(bounds, dtype=np.int64).reshape(-1, 3)

@@ -1,0 +1,13 @@
+"""What the tests of the model share: the toy ContRec, fitted once a session."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.model import fitted as toy
+
+
+@pytest.fixture(scope="session")
+def fitted() -> toy.Fitted:
+    """The toy model of tests/model/fitted.py."""
+    return toy.fitted()
