@@ -53,7 +53,8 @@ $(VENV)/.torch: constraints.txt
 	@touch $@
 
 $(VENV)/.run: $(VENV)/.torch pyproject.toml
-	@test -f $(VENV)/.dev || { echo "installing contrec and what it needs"; $(BIN)/python -m pip install -qq -c constraints.txt -e '.[serve,train]'; }
+	@echo "installing contrec and what it needs"
+	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[serve,train]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml
