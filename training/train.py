@@ -60,7 +60,7 @@ def _train(
 ) -> Path:
     torch.use_deterministic_algorithms(True)
     # Nothing here reads memory before it is written; filling it first cost a seventh of an epoch.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     report: dict[str, Any] = {"seconds": {}, "peak_rss_mib": {}}
     with _stage(report, "signals"):
         offsets, items = prepared.train_histories()
