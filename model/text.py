@@ -20,6 +20,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 Floats = NDArray[np.float32]
@@ -96,10 +97,13 @@ class SentenceEncoder:
         from transformers import AutoModel, AutoTokenizer
 
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(name_or_folder, trust_remote_code=False)
             self._model = AutoModel.from_pretrained(name_or_folder, trust_remote_code=False, use_safetensors=True)
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
+            self._tokenizer = AutoTokenizer.from_pretrained(name_or_folder, trust_remote_code=False)
+            # Where its files are missing, transformers makes up a tokenizer that knows no word.
+            if len(self._tokenizer) <= len(self._tokenizer.all_special_tokens):
+                raise ValueError("it has no tokenizer files")
+        except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ValueError(f"the text encoder {name_or_folder!r} cannot be loaded: {reason}") from error
         self._model.eval().to(device)
         self._device = device
