@@ -95,6 +95,7 @@ SourcePath = Annotated[Path | None, typer.Argument(help="The source's folder or 
 Items = Annotated[Path | None, typer.Option(help="An items table (item_id, title, categories, text); source table.")]
 Split = Annotated[str, typer.Option(help="leave-one-out, or time.")]
 MinUser = Annotated[int, typer.Option(min=1, help="Leave out users with fewer events.")]
+OnlyInteracted = Annotated[bool, typer.Option(help="Leave out items without a single event, as published tables do.")]
 
 
 @data_app.command("prepare")
@@ -106,11 +107,12 @@ def data_prepare(
     items: Items = None,
     split: Split = "leave-one-out",
     min_user: MinUser = 1,
+    only_interacted: OnlyInteracted = False,
 ) -> None:
     """Read a source, split it and write the arrays that training reads."""
     from training.data.prepare import prepare
 
-    prepared = prepare(source, path, out, items=items, split=split, min_user=min_user)
+    prepared = prepare(source, path, out, items=items, split=split, min_user=min_user, only_interacted=only_interacted)
     typer.echo(_facts(prepared.facts))
     typer.echo(f"prepared data is in {out}")
 
@@ -123,11 +125,13 @@ def data_validate(
     items: Items = None,
     split: Split = "leave-one-out",
     min_user: MinUser = 1,
+    only_interacted: OnlyInteracted = False,
 ) -> None:
     """Say what `prepare` would take, reject and leave out, and write nothing."""
     from training.data.prepare import assemble, read
 
-    prepared = assemble(read(source, path, items=items), name=source, split=split, min_user=min_user)
+    rows = read(source, path, items=items)
+    prepared = assemble(rows, name=source, split=split, min_user=min_user, only_interacted=only_interacted)
     typer.echo(_facts(prepared.facts))
 
 

@@ -12,6 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.redis_server import own_redis, redis_command, redis_server
+
+__all__ = ["own_redis", "redis_command", "redis_server"]  # fixtures
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

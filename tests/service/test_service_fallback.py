@@ -13,7 +13,7 @@ import redis
 
 from model.catalogue import Mask, Rows
 from model.recommender import Dials, Floats, UserTokens
-from tests.service.conftest import RedisServer
+from tests.redis_server import RedisServer
 from tests.service.toy import Circle, running
 
 

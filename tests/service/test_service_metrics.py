@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from service.metrics import SECONDS, Metrics
-from tests.service.conftest import free_port
+from tests.redis_server import free_port
 from tests.service.toy import Circle, running
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.service.conftest import free_port
+from tests.redis_server import free_port
 from tests.service.test_service_recommend import publish
 
 ROOT = Path(__file__).resolve().parents[2]

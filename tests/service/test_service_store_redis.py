@@ -14,7 +14,7 @@ import redis
 from service.stores.contract import Appended, Event, Store, StoreUnavailable, append_all
 from service.stores.redis import RedisStore
 from tests.contracts.store_contract import BUNDLE, StoreContract, event
-from tests.service.conftest import RedisServer
+from tests.redis_server import RedisServer
 
 pytestmark = pytest.mark.redis
 

@@ -1,4 +1,4 @@
-"""Real servers for the service's tests: a redis-server of our own on a free port, stopped and started at will."""
+"""Real servers for tests that need a store: a redis-server of our own on a free port, stopped and started at will."""
 
 from __future__ import annotations
 
