@@ -32,13 +32,17 @@ def spectral(
     known = item_degree > 0
     normalised = diags_array(1 / np.sqrt(user_degree)) @ matrix @ diags_array(1 / np.sqrt(np.maximum(item_degree, 1)))
     embedding = np.zeros((catalogue_size, dim), dtype=np.float32)
-    rank = min(dim, min(normalised.shape) - 1)
-    if rank < 1:
+    if not known.any():
         return embedding, known
-    start = np.random.default_rng(0).standard_normal(min(normalised.shape))
-    _, values, vectors = svds(normalised, k=rank, v0=start)
+    if min(normalised.shape) <= dim:  # more than the iteration below can give, and small enough to do without it
+        _, values, vectors = np.linalg.svd(normalised.toarray(), full_matrices=False)
+    else:
+        start = np.random.default_rng(0).standard_normal(min(normalised.shape))
+        _, values, vectors = svds(normalised, k=dim, v0=start)
     order = np.argsort(-values)
+    order = order[values[order] > 1e-6 * values.max()]  # beyond the rank: directions of rounding alone
     values, vectors = values[order], vectors[order]
-    sign = np.sign(vectors[np.arange(rank), np.abs(vectors).argmax(axis=1)])
-    embedding[:, :rank] = (vectors * (sign * values)[:, None]).T
+    sign = np.sign(vectors[np.arange(len(order)), np.abs(vectors).argmax(axis=1)])
+    embedding[:, : len(order)] = (vectors * (sign * values)[:, None]).T
+    embedding[~known] = 0  # to the bit
     return embedding, known

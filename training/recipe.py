@@ -8,12 +8,14 @@ key, a wrong type or a value out of bounds is refused with its name. This module
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Sequence
 from importlib.resources import files
-from typing import Annotated, Any
+from itertools import pairwise
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -25,7 +27,7 @@ class RecipeError(ValueError):
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class SignalsPart(_Part):
@@ -72,6 +74,12 @@ class TrunkPart(_Part):
     validation_users: Count
     bf16: bool
 
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        if self.width % (2 * self.heads):  # rotary positions turn pairs of features
+            raise ValueError(f"width {self.width} must be an even multiple of heads {self.heads}")
+        return self
+
 
 class HeadPart(_Part):
     """The anchored diffusion head (model/continuous/head.py), trained on the frozen trunk."""
@@ -89,6 +97,12 @@ class HeadPart(_Part):
     samples: Count
     times: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(min_length=1)]
     weights: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _times_fall(self) -> Self:
+        if any(earlier <= later for earlier, later in pairwise(self.times)):
+            raise ValueError(f"times must fall, as noise is taken away: not {list(self.times)}")
+        return self
 
 
 class Recipe(_Part):
@@ -132,20 +146,15 @@ def load_recipe(name: str, size: str | None = None, overrides: Sequence[str] = (
         _assign(raw, part, key, value)
     try:
         # Through JSON mode: TOML arrays become the tuples of a frozen recipe, everything else stays strict.
-        return Recipe.model_validate_json(_json({"name": name, "size": size, **raw}))
+        return Recipe.model_validate_json(json.dumps({"name": name, "size": size, **raw}, default=str))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(step) for step in first["loc"])
-        raise RecipeError(f"{where}: {first['msg']} (given: {first['input']!r})") from None
+        given = "" if isinstance(first["input"], dict) else f" (given: {first['input']!r})"
+        raise RecipeError(f"{where}: {first['msg'].removeprefix('Value error, ')}{given}") from None
 
 
 def _assign(raw: dict[str, Any], part: str, key: str, value: Any) -> None:
     if part not in raw or not isinstance(raw[part], dict) or key not in raw[part]:
         raise RecipeError(f"there is no setting {part}.{key} in this recipe")
     raw[part][key] = value
-
-
-def _json(value: Any) -> str:
-    import json
-
-    return json.dumps(value)

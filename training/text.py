@@ -34,11 +34,14 @@ def fit_hashed_text(texts: Sequence[str], buckets: int, dim: int) -> HashedText:
     norms = np.sqrt(matrix.multiply(matrix).sum(axis=1))
     matrix = csr_array(matrix.multiply(1 / np.maximum(norms, 1e-12)[:, None]))
     projection = np.zeros((buckets, dim), dtype=np.float32)
-    rank = min(dim, min(matrix.shape) - 1)
-    if rank >= 1 and matrix.nnz:
-        start = np.random.default_rng(0).standard_normal(min(matrix.shape))
-        _, singular, vectors = svds(matrix, k=rank, v0=start)
-        vectors = vectors[np.argsort(-singular)]
-        sign = np.sign(vectors[np.arange(rank), np.abs(vectors).argmax(axis=1)])
-        projection[:, :rank] = (vectors * sign[:, None]).T
+    if matrix.nnz:
+        if min(matrix.shape) <= dim:  # more than the iteration below can give, and small enough to do without it
+            _, singular, vectors = np.linalg.svd(matrix.toarray(), full_matrices=False)
+        else:
+            start = np.random.default_rng(0).standard_normal(min(matrix.shape))
+            _, singular, vectors = svds(matrix, k=dim, v0=start)
+        order = np.argsort(-singular)
+        vectors = vectors[order[singular[order] > 1e-6 * singular.max()]]  # beyond the rank: rounding alone
+        sign = np.sign(vectors[np.arange(len(vectors)), np.abs(vectors).argmax(axis=1)])
+        projection[:, : len(vectors)] = (vectors * sign[:, None]).T
     return HashedText(idf, projection)

@@ -53,6 +53,21 @@ def test_texts_about_one_thing_lie_near(hashed: HashedText) -> None:
     assert (new @ vectors[2:4].T).min() > (new @ vectors[:2].T).max() + 0.3
 
 
+def test_dimensions_beyond_the_rank_are_zero() -> None:
+    """Three different texts span three directions; what rounding leaves beside them is noise."""
+    encoder = fit_hashed_text(["alpha beta", "gamma delta", "epsilon"] * 5, buckets=256, dim=8)
+    assert np.abs(encoder.projection[:, :3]).max(axis=0).min() > 0.1
+    assert not encoder.projection[:, 3:].any()
+    np.testing.assert_allclose(encoder.encode(["alpha"]), encoder.encode(["alpha beta"]), atol=1e-5)
+
+
+@pytest.mark.parametrize("texts", [["one text"], ["the same"] * 4, ["", ""], ["a", ""]])
+def test_a_catalogue_of_next_to_no_text_is_fitted(texts: list[str]) -> None:
+    encoder = fit_hashed_text(texts, buckets=64, dim=3)
+    lengths = np.linalg.norm(encoder.encode(texts), axis=1)
+    np.testing.assert_allclose(lengths, [1.0 if text else 0.0 for text in texts], atol=1e-6)
+
+
 def test_the_hash_is_the_same_on_every_machine() -> None:
     """Pinned buckets: another hash would make every published bundle's text half noise."""
     assert hashed_terms("Solaris, a Solaris", 16384) == {11835: 2, 15939: 1, 2948: 1, 4698: 1}
