@@ -23,7 +23,7 @@ from model.bundle import write_bundle
 from model.continuous.recommender import ContinuousRecommender
 from model.text import HashedText, SentenceEncoder, TextEncoder
 from training.collaborative import spectral
-from training.data.prepared import Prepared
+from training.data.prepared import PARTS, TRAIN, DataError, Prepared
 from training.evaluate import evaluate, recommender_scorer
 from training.progress import Progress, silent
 from training.recipe import Recipe, load_recipe
@@ -58,6 +58,7 @@ def train(
 def _train(
     prepared: Prepared, recipe: Recipe, bundles: Path, name: str, seed: int, device: str, progress: Progress
 ) -> Path:
+    _refuse_too_little(prepared)
     torch.use_deterministic_algorithms(True)
     # Nothing here reads memory before it is written; filling it first cost a seventh of an epoch.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -109,6 +110,17 @@ def _train(
     report["metrics"] = {part: found.as_dict() for part, found in metrics.items()}
     (bundles / name / f"{path.name}.report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return path
+
+
+def _refuse_too_little(prepared: Prepared) -> None:
+    """Before the first epoch, not after the last."""
+    if len(prepared.catalogue) < 2:
+        raise DataError(f"a catalogue of {len(prepared.catalogue)} items leaves nothing to choose: training needs two")
+    if not bool((prepared.split == TRAIN).any()):
+        raise DataError("the prepared data holds no training interaction")
+    for part in PARTS:
+        if len(prepared.evaluation(part)) == 0:
+            raise DataError(f"no user has a {part} target: the data is too small for this split")
 
 
 def _text_encoder(recipe: Recipe, texts: Sequence[str]) -> TextEncoder:

@@ -85,6 +85,8 @@ def fit_head(
                 optimiser.step()
                 sums += [float(value.detach()) for value in losses]
             trunk.eval()
+            if not np.isfinite(sums).all():
+                raise ValueError(f"the head's loss is not finite in epoch {epoch + 1}: lower head.learning_rate")
             values = dict(zip(("loss", "direction", "dispersive"), (sums / part.steps_per_epoch).tolist(), strict=True))
             for weight in sorted({w for w in part.weights if w > 0}):
                 mixture = replace(standing, weight=weight)

@@ -5,6 +5,8 @@ tokenizer, tokens, health = fit_tokenizer(collaborative, known, text, recipe.tok
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -55,6 +57,8 @@ def fit_tokenizer(
             loss.backward()
             optimiser.step()
             total += float(loss.detach()) * len(rows)
+        if not math.isfinite(total):
+            raise ValueError(f"the tokenizer's loss is not finite in epoch {epoch + 1}: lower tokenizer.learning_rate")
         progress("tokenizer", epoch + 1, part.epochs, {"loss": total / len(used)})
     tokenizer.eval()
     with torch.inference_mode():

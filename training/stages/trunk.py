@@ -84,6 +84,8 @@ def fit_trunk(
                 nn.utils.clip_grad_norm_([*trunk.parameters(), *space.parameters()], 1.0)
                 optimiser.step()
                 loss_sum, positions, step = loss_sum + float(loss.detach()) * count, positions + count, step + 1
+            if not math.isfinite(loss_sum):
+                raise ValueError(f"the trunk's loss is not finite in epoch {epoch + 1}: lower trunk.learning_rate")
             recommender = anchor_recommender(trunk, space, prepared, part.max_profile)
             metrics = evaluate(
                 recommender_scorer(recommender), prepared, "validation", users=part.validation_users, seed=seed
