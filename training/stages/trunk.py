@@ -110,7 +110,8 @@ def anchor_recommender(trunk: Trunk, space: ItemSpace, prepared: Prepared, max_p
     counts = np.bincount(items, minlength=len(prepared.catalogue)).astype(np.int64)
     with torch.no_grad():
         vectors, bias = space().float().clone(), space.bias.float().clone()
-    head = Head(HeadShape(width, hidden=8, blocks=1, norm=1.0))
+    with torch.random.fork_rng(devices=[]):  # its weights are drawn for nothing: leave the caller's generator alone
+        head = Head(HeadShape(width, hidden=8, blocks=1, norm=1.0))
     return ContinuousRecommender(
         prepared.catalogue,
         trunk,

@@ -1,0 +1,224 @@
+"""The fit functions: the best checkpoint comes back, patience ends a run, the head leaves the trunk alone."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+import torch
+
+from model.continuous.head import Head
+from model.continuous.tokenizer import Tokenizer
+from model.recommender import Dials
+from training.collaborative import spectral
+from training.data.prepared import Prepared
+from training.evaluate import evaluate, recommender_scorer
+from training.recipe import Recipe, load_recipe
+from training.stages.head import fit_head
+from training.stages.tokenizer import fit_tokenizer
+from training.stages.trunk import FittedTrunk, _rate, fit_trunk
+
+SMALL = (
+    "trunk.width=32",
+    "trunk.layers=1",
+    "trunk.heads=2",
+    "trunk.feed_forward=32",
+    "trunk.max_history=20",
+    "trunk.warmup_steps=5",
+    "trunk.tokens_per_step=512",
+    "trunk.validation_users=1000",
+    "tokenizer.token_dim=8",
+    "tokenizer.hidden=16",
+    "tokenizer.epochs=3",
+    "head.hidden=16",
+    "head.epochs=2",
+    "head.steps_per_epoch=10",
+)
+# Without dropout and at a high rate, so that validation turns well before the last epoch.
+OVERFITTING = (*SMALL, "trunk.dropout=0.0", "trunk.learning_rate=1e-2", "trunk.epochs=12", "trunk.patience=12")
+
+
+def recipe(*overrides: str) -> Recipe:
+    return load_recipe("contrec", "tiny", [*SMALL, *overrides])
+
+
+def random_tokens(prepared: Prepared) -> torch.Tensor:
+    return torch.randn(len(prepared.catalogue), 2, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def overfitted(demo: Prepared) -> FittedTrunk:
+    return fit_trunk(demo, random_tokens(demo), load_recipe("contrec", "tiny", OVERFITTING).trunk, seed=0)
+
+
+def ndcg(fitted: FittedTrunk, prepared: Prepared) -> float:
+    return evaluate(recommender_scorer(fitted.recommender(prepared, 500)), prepared, "validation").ndcg(10)
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# Tokenizer
+
+
+def test_the_tokenizer_standardises_by_the_items_known_from_training() -> None:
+    """Fit, encoding and a loaded copy use one mean and std; a constant feature is not blown up."""
+    draw = np.random.default_rng(0)
+    collaborative, text = draw.normal(3, 2, (80, 4)).astype(np.float32), draw.normal(-1, 5, (80, 3)).astype(np.float32)
+    collaborative[:, 0] = 7.0
+    known = np.arange(80) < 60
+    part = recipe().tokenizer
+    tokenizer, tokens, health = fit_tokenizer(collaborative, known, text, part, seed=0)
+    signals = np.concatenate([collaborative, text], axis=1)
+    np.testing.assert_allclose(tokenizer.mean, signals[:60].mean(axis=0), rtol=1e-4)
+    np.testing.assert_allclose(tokenizer.std[1:], signals[:60].std(axis=0)[1:], rtol=1e-4)
+    assert float(tokenizer.std[0]) == 1.0
+    assert not tokenizer.training
+    torch.testing.assert_close(tokens, tokenizer.encode(torch.from_numpy(signals), torch.from_numpy(known)))
+    other = signals.copy()
+    other[60:] = 1e3
+    refitted, _, _ = fit_tokenizer(other[:, :4], known, other[:, 4:], part, seed=0)
+    assert all(torch.equal(value, refitted.state_dict()[name]) for name, value in tokenizer.state_dict().items())
+    assert health["dimensions"] == part.ways * part.token_dim
+
+
+def test_fitting_the_tokenizer_explains_more_than_not_fitting_it() -> None:
+    draw = np.random.default_rng(0)
+    collaborative = (draw.normal(size=(300, 3)) @ draw.normal(size=(3, 8))).astype(np.float32)
+    text = (draw.normal(size=(300, 3)) @ draw.normal(size=(3, 8))).astype(np.float32)
+    explained = [
+        fit_tokenizer(
+            collaborative, np.ones(300, dtype=np.bool_), text, recipe(f"tokenizer.epochs={epochs}").tokenizer, seed=0
+        )[2]["explained"]
+        for epochs in (1, 60)
+    ]
+    assert explained[1] > max(0.4, explained[0] + 0.2)
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# Trunk
+
+
+def test_the_best_checkpoint_comes_back(demo: Prepared, overfitted: FittedTrunk) -> None:
+    values = [epoch["ndcg@10"] for epoch in overfitted.epochs]
+    assert overfitted.best_epoch == 1 + int(np.argmax(values))
+    assert overfitted.best_epoch < len(values), "this run must have turned, or the test holds nothing"
+    assert values[-1] < max(values)
+    assert ndcg(overfitted, demo) == max(values)
+
+
+def test_the_loss_falls(overfitted: FittedTrunk) -> None:
+    losses = [epoch["loss"] for epoch in overfitted.epochs]
+    assert losses[0] < np.log(200) + 0.5, "the first epoch begins near the uniform guess"
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_patience_ends_a_run(demo: Prepared, overfitted: FittedTrunk) -> None:
+    """The same run with a patience of one: it ends at the first epoch that is no better."""
+    values = [epoch["ndcg@10"] for epoch in overfitted.epochs]
+    worse = next(n for n, (before, after) in enumerate(itertools.pairwise(values)) if after <= before)
+    part = load_recipe("contrec", "tiny", [*OVERFITTING, "trunk.patience=1"]).trunk
+    found = fit_trunk(demo, random_tokens(demo), part, seed=0)
+    assert [epoch["ndcg@10"] for epoch in found.epochs] == values[: worse + 2]
+    assert found.best_epoch == worse + 1
+
+
+def test_the_rate_rises_then_falls_to_three_percent() -> None:
+    rates = [_rate(step, 1000, 100) for step in range(1000)]
+    assert np.argmax(rates) in range(95, 105)
+    assert (np.diff(rates[:95]) > 0).all()
+    assert (np.diff(rates[105:]) < 0).all()
+    assert 0.03 < rates[-1] < 0.031
+    assert _rate(0, 10, 0) == 1.0
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# Head
+
+
+def test_the_head_leaves_trunk_and_items_alone_and_reads_them_with_dropout_on(demo: Prepared) -> None:
+    part = recipe("trunk.epochs=1", "trunk.dropout=0.2", "head.weights=[0.5]")
+    fitted = fit_trunk(demo, random_tokens(demo), part.trunk, seed=0)
+    modules = {"trunk": fitted.trunk, "space": fitted.space}
+    before = {name: copy.deepcopy(module.state_dict()) for name, module in modules.items()}
+    training: list[tuple[bool, bool]] = []
+    hook = fitted.trunk.backbone.register_forward_hook(
+        lambda module, args, out: training.append((module.training, torch.is_inference_mode_enabled()))
+    )
+    head = fit_head(demo, fitted.trunk, fitted.space, part.head, part.trunk, seed=0)
+    hook.remove()
+    for name, module in modules.items():
+        assert all(torch.equal(value, before[name][key]) for key, value in module.state_dict().items())
+    steps = [dropout for dropout, serving in training if not serving]
+    validations = [dropout for dropout, serving in training if serving]
+    assert len(steps) == part.head.epochs * part.head.steps_per_epoch
+    assert all(steps), "a condition at a training position already knows its target unless dropout hides it"
+    assert not any(validations)
+    assert validations
+    assert not fitted.trunk.training
+    assert not head.head.training
+
+
+def test_the_mixture_is_what_validation_likes_best_and_the_trunk_alone_is_always_asked(demo: Prepared) -> None:
+    part = recipe("trunk.epochs=2", "head.weights=[0.25, 1.0]")
+    fitted = fit_trunk(demo, random_tokens(demo), part.trunk, seed=0)
+    head = fit_head(demo, fitted.trunk, fitted.space, part.head, part.trunk, seed=0)
+    reached = {0.0: ndcg(fitted, demo)}
+    for epoch in head.epochs:
+        for weight in (0.25, 1.0):
+            reached[weight] = max(reached.get(weight, 0.0), epoch[f"ndcg@10 lambda={weight:g}"])
+    whole = fitted.recommender(demo, part.trunk.max_profile).with_head(head.head, head.mixture)
+    found = evaluate(recommender_scorer(whole), demo, "validation").ndcg(10)
+    assert found == pytest.approx(max(reached.values()), abs=1e-9)
+    assert reached[head.mixture.weight] == max(reached.values())
+    assert (head.mixture.samples, head.mixture.times) == (part.head.samples, part.head.times)
+
+
+def test_no_epochs_serve_the_trunk_alone(demo: Prepared) -> None:
+    part = recipe("trunk.epochs=1", "head.epochs=0")
+    fitted = fit_trunk(demo, random_tokens(demo), part.trunk, seed=0)
+    head = fit_head(demo, fitted.trunk, fitted.space, part.head, part.trunk, seed=0)
+    assert head.mixture.weight == 0.0
+    assert head.epochs == []
+    anchor = fitted.recommender(demo, 500)
+    whole = anchor.with_head(head.head, head.mixture)
+    tokens = anchor.encode([np.array([1, 2, 3])])
+    one, other = (r.score(r.generate(tokens, [Dials()])[0]) for r in (anchor, whole))
+    np.testing.assert_array_equal(one, other)
+
+
+def test_training_moves_the_head_from_its_zero_start(demo: Prepared) -> None:
+    part = recipe("trunk.epochs=1", "head.weights=[0.5]")
+    fitted = fit_trunk(demo, random_tokens(demo), part.trunk, seed=0)
+    head: Head = fit_head(demo, fitted.trunk, fitted.space, part.head, part.trunk, seed=0).head
+    assert head.outputs.weight.any()
+    assert all(block.modulation.weight.any() for block in head.blocks)
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# Randomness
+
+
+def test_fitting_takes_its_randomness_from_the_seed_and_gives_the_callers_back(demo: Prepared) -> None:
+    part = recipe("trunk.epochs=1", "head.epochs=1")
+    collaborative, known = spectral(*demo.train_histories(), len(demo.catalogue), 8)
+    text = np.zeros((len(demo.catalogue), 4), dtype=np.float32)
+
+    def fit(seed: int) -> list[Mapping[str, torch.Tensor]]:
+        tokenizer: Tokenizer
+        tokenizer, tokens, _ = fit_tokenizer(collaborative, known, text, part.tokenizer, seed=seed)
+        trunk = fit_trunk(demo, tokens, part.trunk, seed=seed)
+        head = fit_head(demo, trunk.trunk, trunk.space, part.head, part.trunk, seed=seed)
+        return [tokenizer.state_dict(), trunk.trunk.state_dict(), trunk.space.state_dict(), head.head.state_dict()]
+
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = fit(0)
+    assert torch.equal(torch.get_rng_state(), state), "a fit function moved the caller's generator"
+    torch.manual_seed(2)
+    np.random.default_rng().random(3)
+    second, other = fit(0), fit(1)
+    for one, again, seed in zip(first, second, other, strict=True):
+        assert all(torch.equal(one[name], again[name]) for name in one)
+        assert any(not torch.equal(one[name], seed[name]) for name in one)
