@@ -6,7 +6,6 @@ import functools
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from model.continuous.recommender import ContinuousRecommender, Mixture
 from model.continuous.tokenizer import Tokenizer
@@ -88,17 +87,12 @@ def toy_prepared() -> Prepared:
 
 @functools.cache
 def fitted() -> Fitted:
-    """Fitted once a session, on one thread: matrices this small only wait for a second one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        prepared, recipe = toy_prepared(), load_recipe("contrec", "tiny", OVERRIDES)
-        collaborative, known = spectral(*prepared.train_histories(), ITEMS, recipe.signals.spectral_dim)
-        texts = [item_text(item) for item in prepared.catalogue]
-        text = fit_hashed_text(texts, recipe.signals.text_buckets, recipe.signals.text_dim).encode(texts)
-        tokenizer, tokens, _ = fit_tokenizer(collaborative, known, text, recipe.tokenizer, seed=0)
-        trunk = fit_trunk(prepared, tokens, recipe.trunk, seed=0)
-        head = fit_head(prepared, trunk.trunk, trunk.space, recipe.head, recipe.trunk, seed=0)
-    finally:
-        torch.set_num_threads(threads)
+    """Fitted once a session."""
+    prepared, recipe = toy_prepared(), load_recipe("contrec", "tiny", OVERRIDES)
+    collaborative, known = spectral(*prepared.train_histories(), ITEMS, recipe.signals.spectral_dim)
+    texts = [item_text(item) for item in prepared.catalogue]
+    text = fit_hashed_text(texts, recipe.signals.text_buckets, recipe.signals.text_dim).encode(texts)
+    tokenizer, tokens, _ = fit_tokenizer(collaborative, known, text, recipe.tokenizer, seed=0)
+    trunk = fit_trunk(prepared, tokens, recipe.trunk, seed=0)
+    head = fit_head(prepared, trunk.trunk, trunk.space, recipe.head, recipe.trunk, seed=0)
     return Fitted(prepared, recipe, tokenizer, trunk, head)
