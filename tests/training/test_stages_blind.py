@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from training.stages.tokenizer import fit_tokenizer
 from training.stages.trunk import fit_trunk
 from training.stages.windows import Windows
 from training.text import fit_hashed_text, item_text
+from training.train import train
 
 ONE_EPOCH = (
     "trunk.width=16",
@@ -168,3 +170,18 @@ def test_a_changed_training_event_is_seen_by_every_stage(worlds: tuple[Prepared,
     assert not np.array_equal(one.spectral, other.spectral)
     for name in ("tokenizer", "trunk", "space", "head"):
         assert not equal(getattr(one, name), getattr(other, name)), name
+
+
+def test_a_whole_run_is_blind_in_every_file_of_its_bundle(worlds: tuple[Prepared, Prepared], tmp_path: Path) -> None:
+    """Through `train` itself. Only the mixture may differ: choosing its weight is what validation is for."""
+    files: list[dict[str, bytes]] = []
+    for number, prepared in enumerate(worlds):
+        prepared.write(tmp_path / f"data{number}")
+        path = train(
+            tmp_path / f"data{number}", "contrec", "tiny", bundles=tmp_path / "bundles", name="toy", overrides=ONE_EPOCH
+        )
+        files.append({str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()})
+    assert files[0].keys() == files[1].keys() > {"items.safetensors", "tokenizer/weights.safetensors"}
+    differ = {name for name in files[0] if files[0][name] != files[1][name]}
+    assert "manifest.json" in differ, "it names the data and what validation and test found"
+    assert differ <= {"manifest.json", "mixture.json"}
