@@ -181,14 +181,14 @@ def test_the_best_head_comes_back(demo: Prepared) -> None:
         "trunk.epochs=1",
         "trunk.learning_rate=3e-4",
         "head.weights=[1.0]",
-        "head.learning_rate=5e-2",
+        "head.learning_rate=1e-1",
         "head.epochs=8",
         "head.steps_per_epoch=20",
     )
     fitted = fit_trunk(demo, random_tokens(demo), part.trunk, seed=0)
     head = fit_head(demo, fitted.trunk, fitted.space, part.head, part.trunk, seed=0)
     reached = [epoch["ndcg@10 lambda=1"] for epoch in head.epochs]
-    assert max(reached) > 2 * ndcg(fitted, demo)
+    assert max(reached) > 1.2 * ndcg(fitted, demo), "the head must be chosen, or the test holds nothing"
     assert reached[-1] < max(reached), "this run must have turned, or the test holds nothing"
     whole = fitted.recommender(demo, part.trunk.max_profile).with_head(head.head, head.mixture)
     assert evaluate(recommender_scorer(whole), demo, "validation").ndcg(10) == pytest.approx(max(reached), abs=1e-9)
