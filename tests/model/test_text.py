@@ -139,7 +139,7 @@ def test_a_sentence_is_the_mean_of_its_real_tokens(folder: Path) -> None:
     from transformers import AutoModel
 
     encoder = SentenceEncoder(str(folder))
-    model = AutoModel.from_pretrained(folder).eval()
+    model = AutoModel.from_pretrained(folder, use_safetensors=True).eval()
     ids = [WORDS.index(word) for word in ("[CLS]", "the", "orchard", "thieves", "[SEP]")]
     with torch.inference_mode():
         states = model(input_ids=torch.tensor([ids])).last_hidden_state[0]
