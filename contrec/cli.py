@@ -265,7 +265,7 @@ def evaluate(
     from model import load_recommender
     from training.data.prepared import PARTS
     from training.data.prepared import Prepared as Data
-    from training.evaluate import compare, markdown, recommender_scorer
+    from training.evaluate import lead, markdown, measure, recommender_scorer, rows_of
 
     asked = next((known for known in PARTS if known == part), None)
     if asked is None:
@@ -280,8 +280,11 @@ def evaluate(
         from training.baselines import fit_baselines
 
         scorers |= fit_baselines(data)
-    rows = compare(scorers, data, asked, users=users, seed=seed)
+    measured = measure(scorers, data, asked, users=users, seed=seed)
+    rows = rows_of(measured)
     typer.echo(json.dumps(rows, indent=2) if as_json else markdown(rows))
+    if len(measured) > 1 and not as_json:
+        typer.echo(f"\n{lead(measured)}")
 
 
 # ---------------------------------------------------------------------------------------------------- recommend

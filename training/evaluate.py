@@ -148,14 +148,34 @@ def recommender_scorer(recommender: Recommender) -> Scorer:
 # Tables
 
 
+def measure(
+    scorers: Mapping[str, Scorer], prepared: Prepared, part: Part, *, users: int | None = None, seed: int = 0
+) -> dict[str, Metrics]:
+    """Every scorer on the same users, in the order given."""
+    return {name: evaluate(scorer, prepared, part, users=users, seed=seed) for name, scorer in scorers.items()}
+
+
+def rows_of(measured: Mapping[str, Metrics]) -> list[dict[str, Any]]:
+    """One row a scorer: its name under "scorer", then `Metrics.as_dict`."""
+    return [{"scorer": name, **metrics.as_dict()} for name, metrics in measured.items()]
+
+
 def compare(
     scorers: Mapping[str, Scorer], prepared: Prepared, part: Part, *, users: int | None = None, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """One row a scorer, in the order given: its name under "scorer", then `Metrics.as_dict`."""
-    return [
-        {"scorer": name, **evaluate(scorer, prepared, part, users=users, seed=seed).as_dict()}
-        for name, scorer in scorers.items()
-    ]
+    """`measure` and `rows_of` in one."""
+    return rows_of(measure(scorers, prepared, part, users=users, seed=seed))
+
+
+def lead(measured: Mapping[str, Metrics]) -> str:
+    """By how much the first scorer leads the best of the others in masked NDCG@10, and how surely: one sentence."""
+    (first, mine), *others = measured.items()
+    name, rival = max(others, key=lambda other: other[1].ndcg(10))
+    mean, low, high = paired_bootstrap(mine, rival)
+    return (
+        f"{first} less {name}, the best of the others, in NDCG@10: {mean:+.4f} "
+        f"(95 % interval over users, paired bootstrap: {low:+.4f} to {high:+.4f})"
+    )
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
