@@ -80,7 +80,7 @@ def _train(
         head = fit_head(
             prepared, fitted.trunk, fitted.space, recipe.head, recipe.trunk, seed=seed, device=device, progress=progress
         )
-        report["head"] = {"epochs": head.epochs, "weight": head.mixture.weight}
+        report["head"] = {"epochs": head.epochs, "weight": head.mixture.weight, "lead": head.lead}
     anchor = fitted.recommender(prepared, recipe.trunk.max_profile)
     recommender = anchor.with_head(head.head, head.mixture)
     with _stage(report, "evaluation"):
