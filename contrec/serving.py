@@ -9,6 +9,7 @@ waits for readiness and then speaks to the service over HTTP, as anybody would.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import signal
 import socket
@@ -61,6 +62,7 @@ def serve(settings: Settings, on_ready: Callable[[httpx.Client], None]) -> int:
     """
     from service.app import serve as run
 
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # our own questions are no news of the service
     over = threading.Event()
     failures: list[Unready] = []
 
@@ -91,7 +93,7 @@ def _ready(client: httpx.Client, over: threading.Event) -> bool:
     """Waits until /readyz says yes: True; False when the service ended before."""
     deadline = time.monotonic() + READY_WITHIN
     said = "it does not accept connections"
-    while not over.wait(0.05):
+    while not over.wait(0.2):
         try:
             answer = client.get("/readyz")
             if answer.status_code == httpx.codes.OK:

@@ -14,7 +14,14 @@ from threading import Thread
 from typing import Final
 from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    start_http_server,
+)
 
 STAGES: Final = ("store", "queue", "encode", "generate", "retrieve", "total")
 
@@ -32,6 +39,7 @@ class Metrics:
     """The metrics of one service."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # a second series for each, which no dashboard reads
         self.registry = CollectorRegistry()
         self._server: tuple[WSGIServer, Thread] | None = None
         self.requests = Counter(

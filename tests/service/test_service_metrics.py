@@ -94,6 +94,10 @@ async def test_metrics_have_a_port_of_their_own() -> None:
     assert 'contrec_stage_seconds_bucket{le="0.0005",stage="total"}' in text
 
 
+def test_no_series_tells_when_a_counter_was_made() -> None:
+    assert not [name for name, _ in series(Metrics()) if name.endswith("_created")]
+
+
 async def test_a_client_that_leaves_is_dropped_and_counted() -> None:
     """The app sees the disconnect while the request waits in the queue."""
     import threading
