@@ -39,7 +39,7 @@ class Metrics:
     """The metrics of one service."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # a second series for each, which no dashboard reads
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which no dashboard reads
         self.registry = CollectorRegistry()
         self._server: tuple[WSGIServer, Thread] | None = None
         self.requests = Counter(
