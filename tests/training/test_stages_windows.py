@@ -88,3 +88,13 @@ def test_windows_of_like_length_share_a_batch() -> None:
 def test_no_event_gives_no_window() -> None:
     windows = windows_of([0, 0], 5, 5)
     assert (len(windows), windows.positions, list(windows.epoch(10, 0, 0))) == (0, 0, [])
+
+
+def test_small_data_takes_small_steps_and_large_data_what_the_recipe_allows() -> None:
+    def windows(events: int) -> Windows:
+        return Windows(np.array([0, events]), np.zeros(events, dtype=np.int32), length=50, max_profile=0)
+
+    assert windows(1_000_000).step(6400) == 6400
+    assert windows(150_000).step(6400) == 1000
+    assert windows(1_000).step(6400) == 512
+    assert windows(1_000).step(64) == 64

@@ -61,13 +61,14 @@ def fit_trunk(
     windows = Windows(*prepared.train_histories(), part.max_history, part.max_profile)
     if len(windows) == 0:
         raise ValueError("the prepared data holds no training interaction")
+    size = windows.step(part.tokens_per_step)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         shape = BackboneShape(part.width, part.layers, part.heads, part.feed_forward, part.max_history)
         trunk = Trunk(shape, part.dropout).to(device)
         space = ItemSpace(tokens, part.width).to(device)
         optimiser = _optimiser(nn.ModuleList([trunk, space]), part)
-        total = part.epochs * len(windows.batches(part.tokens_per_step, np.random.default_rng((seed, 0))))
+        total = part.epochs * len(windows.batches(size, np.random.default_rng((seed, 0))))
         epochs: list[dict[str, float]] = []
         best: tuple[float, int, Mapping[str, Tensor], Mapping[str, Tensor]] | None = None
         step = 0
@@ -75,7 +76,7 @@ def fit_trunk(
             torch.manual_seed(seed * 100_003 + epoch)  # dropout of an epoch depends on seed and epoch alone
             trunk.train()
             loss_sum, positions = 0.0, 0
-            for batch in windows.epoch(part.tokens_per_step, seed, epoch):
+            for batch in windows.epoch(size, seed, epoch):
                 for group in optimiser.param_groups:
                     group["lr"] = part.learning_rate * _rate(step, total, part.warmup_steps)
                 loss, count = _loss(trunk, space, batch, part)

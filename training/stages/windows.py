@@ -17,6 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 
+STEPS_PER_EPOCH = 150  # wanted
+SMALLEST_STEP = 512  # positions
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """rows (B, L) padded with 0, lengths (B,), before: for each window the rows of its profile (may be empty)."""
@@ -53,6 +57,14 @@ class Windows:
     def positions(self) -> int:
         """Training interactions, all windows together."""
         return int(self._lengths.sum())
+
+    def step(self, at_most: int) -> int:
+        """Positions a step for this much data: at most those, fewer where an epoch would have too few steps.
+
+        A hundred thousand interactions in steps of 6,400 are sixteen steps an epoch, and the learning rate has
+        fallen before anything is learnt. Below 512 positions a step costs more than it teaches.
+        """
+        return min(at_most, max(SMALLEST_STEP, self.positions // STEPS_PER_EPOCH))
 
     def batches(self, positions: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
         """Numbers of the windows of each batch of an epoch: at most about `positions` padded positions a batch."""
