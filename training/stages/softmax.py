@@ -3,8 +3,8 @@
     loss = catalogue_cross_entropy(vectors, items, bias, targets)
 
 What it computes is F.cross_entropy(vectors @ items.T + bias, targets), and a test holds it to that. Gradients are
-made in the forward pass, chunk by chunk: on two CPU cores that is about four times as fast as the plain form,
-which spends most of its time in fresh pages for (positions, items) matrices (bench/training/softmax.py).
+made in the forward pass, chunk by chunk: on a CPU that is several times as fast as the plain form, which spends most
+of its time in fresh pages for (positions, items) matrices. `bench/training/softmax.py` measures the two side by side.
 """
 
 from __future__ import annotations
