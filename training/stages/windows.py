@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-
 STEPS_PER_EPOCH = 150  # wanted
 SMALLEST_STEP = 512  # positions
 
