@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, diags_array
-from scipy.sparse.linalg import svds
+
+from training.svd import right_singular
 
 Floats = NDArray[np.float32]
 
@@ -34,15 +35,7 @@ def spectral(
     embedding = np.zeros((catalogue_size, dim), dtype=np.float32)
     if not known.any():
         return embedding, known
-    if min(normalised.shape) <= dim:  # more than the iteration below can give, and small enough to do without it
-        _, values, vectors = np.linalg.svd(normalised.toarray(), full_matrices=False)
-    else:
-        start = np.random.default_rng(0).standard_normal(min(normalised.shape))
-        _, values, vectors = svds(normalised, k=dim, v0=start)
-    order = np.argsort(-values)
-    order = order[values[order] > 1e-6 * values.max()]  # beyond the rank: directions of rounding alone
-    values, vectors = values[order], vectors[order]
-    sign = np.sign(vectors[np.arange(len(order)), np.abs(vectors).argmax(axis=1)])
-    embedding[:, : len(order)] = (vectors * (sign * values)[:, None]).T
+    values, vectors = right_singular(csr_array(normalised), dim)
+    embedding[:, : len(values)] = (vectors * values[:, None]).T
     embedding[~known] = 0  # to the bit
     return embedding, known

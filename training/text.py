@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy.sparse import csr_array
-from scipy.sparse.linalg import svds
 
 from model.catalogue import Item
 from model.text import HashedText, hashed_tf
+from training.svd import right_singular
 
 
 def item_text(item: Item) -> str:
@@ -35,13 +35,6 @@ def fit_hashed_text(texts: Sequence[str], buckets: int, dim: int) -> HashedText:
     matrix = csr_array(matrix.multiply(1 / np.maximum(norms, 1e-12)[:, None]))
     projection = np.zeros((buckets, dim), dtype=np.float32)
     if matrix.nnz:
-        if min(matrix.shape) <= dim:  # more than the iteration below can give, and small enough to do without it
-            _, singular, vectors = np.linalg.svd(matrix.toarray(), full_matrices=False)
-        else:
-            start = np.random.default_rng(0).standard_normal(min(matrix.shape))
-            _, singular, vectors = svds(matrix, k=dim, v0=start)
-        order = np.argsort(-singular)
-        vectors = vectors[order[singular[order] > 1e-6 * singular.max()]]  # beyond the rank: rounding alone
-        sign = np.sign(vectors[np.arange(len(vectors)), np.abs(vectors).argmax(axis=1)])
-        projection[:, : len(vectors)] = (vectors * sign[:, None]).T
+        _, vectors = right_singular(matrix, dim)
+        projection[:, : len(vectors)] = vectors.T
     return HashedText(idf, projection)
