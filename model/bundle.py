@@ -135,9 +135,9 @@ def write_bundle(
         record = json.loads(text) | {"version": version, "created": datetime.now(UTC).isoformat(timespec="seconds")}
         (work / MANIFEST).write_text(_manifest(record).to_json(), encoding="utf-8")
         for path in (*files, MANIFEST):
-            _sync(work / path)
+            sync(work / path)
         for folder in {parent for path in files for parent in (work / path).parents if parent.is_relative_to(work)}:
-            _sync(folder)
+            sync(folder)
         work.chmod(0o755)  # mkdtemp makes it private; the service may run as another user
         try:
             work.rename(target)
@@ -145,7 +145,7 @@ def write_bundle(
             if not target.exists():
                 raise
             verify(target)  # another writer published the same content first
-        _sync(home)
+        sync(home)
         report(f"bundle {name}/{version} published")
         return target
     finally:
@@ -191,7 +191,8 @@ def _files(folder: Path) -> list[str]:
     return sorted(found)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Makes a file, or a folder's list of names, survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -342,7 +343,7 @@ def _point(home: Path, version: str, previous: str | None) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    _sync(home)
+    sync(home)
 
 
 def _current(home: Path) -> tuple[str | None, str | None]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from model.bundle import sync
 from model.catalogue import Catalogue, Rows
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
@@ -168,12 +168,12 @@ class Prepared:
             facts = {"format": FORMAT, "fingerprint": self.fingerprint, **self.facts}
             (new / "facts.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             for path in (*new.iterdir(), new):
-                _fsync(path)
+                sync(path)
             old = new.with_name(new.name + ".old")
             if folder.exists():
                 folder.rename(old)  # a folder with files cannot be renamed over
             new.rename(folder)
-            _fsync(folder.parent)
+            sync(folder.parent)
             shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(new, ignore_errors=True)
@@ -213,11 +213,3 @@ def _is_prepared_or_empty(folder: Path) -> bool:
         return False
     names = {path.name for path in folder.iterdir()}
     return not names or names == set(FILES)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
