@@ -89,7 +89,8 @@ def _train(
     with _stage(report, "evaluation"):
         scorer = recommender_scorer(recommender)
         metrics = {"validation": evaluate(scorer, prepared, "validation"), "test": evaluate(scorer, prepared, "test")}
-        report["trunk_alone"] = evaluate(recommender_scorer(anchor), prepared, "test").as_dict()
+        alone = metrics["test"] if head.mixture.weight == 0 else evaluate(recommender_scorer(anchor), prepared, "test")
+        report["trunk_alone"] = alone.as_dict()
 
     def fill(folder: Path) -> None:
         recommender.save(folder)
