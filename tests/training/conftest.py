@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from model.catalogue import Catalogue, Item
+from tests.one_thread import one_thread
 from training.data.prepare import prepare
 from training.data.prepared import Prepared
 from training.data.splits import leave_one_out
 from training.data.synthetic import Sizes
+
+__all__ = ["one_thread"]  # a fixture
 
 Histories = Sequence[Sequence[int]]
 
@@ -44,12 +46,3 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     """The synthetic world, smaller than the demo's."""
     folder: Path = tmp_path_factory.mktemp("synthetic") / "prepared"
     return prepare("synthetic", None, folder, sizes=Sizes(users=250, items=200, events=20, seed=3))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Matrices this small gain nothing from a second thread; on a busy machine they wait for it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
