@@ -1,0 +1,17 @@
+"""The command line. Each command is thin: it names what it needs, calls one function of a room, and says what came.
+
+One module a noun, in the order in which `contrec --help` shows them. Every import of a room lies inside its command,
+so that help answers at once.
+
+    contrec --help
+"""
+
+from contrec.cli import training, recommend, serving, data, events, bundles  # noqa: F401, I001  registers the commands
+from contrec.cli.common import BUNDLES, NAME, STORE, app
+
+__all__ = ["BUNDLES", "NAME", "STORE", "app", "main"]
+
+
+def main() -> None:
+    """What the `contrec` script calls."""
+    app()

@@ -1,0 +1,5 @@
+"""python -m contrec.cli"""
+
+from contrec.cli import main
+
+main()

@@ -1,0 +1,89 @@
+"""contrec train, contrec evaluate: from prepared data to a published bundle and its table."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from contrec.cli.common import BUNDLES, NAME, Bundles, Name, Prepared, Version, app, chosen, told
+
+
+@app.command()
+@told
+def train(
+    prepared: Prepared,
+    recipe: Annotated[str, typer.Option(help="A named configuration: training/recipes/<recipe>.toml.")] = "contrec",
+    size: Annotated[str | None, typer.Option(help="tiny, small, base or llm; default: the recipe's own.")] = None,
+    name: Name = NAME,
+    bundles: Bundles = BUNDLES,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bundle.")] = 0,
+    device: Annotated[str, typer.Option(help="Where torch computes: cpu, cuda, cuda:1.")] = "cpu",
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="part.key=value over the recipe's own.")] = None,
+) -> None:
+    """Train a recipe on prepared data, publish the bundle and make it the active one."""
+    from contrec.progress import Epochs, telling
+    from model.bundle import activate, read_manifest
+    from training.recipe import load_recipe
+
+    load_recipe(recipe, size, overrides or [])  # a slip is told now, before torch takes its seconds to load
+    from training.train import train as fit
+
+    with telling() as tell, Epochs(tell) as progress:
+        path = fit(
+            prepared,
+            recipe,
+            size,
+            bundles=bundles,
+            name=name,
+            seed=seed,
+            overrides=overrides or [],
+            device=device,
+            progress=progress,
+        )
+    activate(bundles, name, path.name)
+    for part, metrics in read_manifest(path).metrics.items():
+        typer.echo(
+            f"{part}: NDCG@10 {metrics['ndcg@10']:.4f}  HR@10 {metrics['hr@10']:.4f}  ({metrics['users']} users)"
+        )
+    typer.echo(f"active: {name}/{path.name}")
+
+
+@app.command()
+@told
+def evaluate(
+    prepared: Prepared,
+    name: Name = NAME,
+    version: Version = None,
+    bundles: Bundles = BUNDLES,
+    part: Annotated[str, typer.Option(help="validation or test.")] = "test",
+    baselines: Annotated[bool, typer.Option(help="Popularity, transition kNN and EASE in the same table.")] = True,
+    users: Annotated[int | None, typer.Option(min=1, help="Ask that many users only, drawn with --seed.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the draw of users.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Rows as JSON, instead of a Markdown table.")] = False,
+) -> None:
+    """Rank the whole catalogue for every user of a part: HR and NDCG, seen items masked and unmasked."""
+    from model import load_recommender
+    from training.data.prepared import PARTS
+    from training.data.prepared import Prepared as Data
+    from training.evaluate import lead, markdown, measure, recommender_scorer, rows_of
+
+    asked = next((known for known in PARTS if known == part), None)
+    if asked is None:
+        raise ValueError(f"--part must be one of {', '.join(PARTS)}, not {part!r}")
+    data = Data.read(prepared)
+    path = chosen(bundles, name, version)
+    recommender = load_recommender(path)
+    if [item.item_id for item in recommender.catalogue] != [item.item_id for item in data.catalogue]:
+        raise ValueError(f"the bundle {path} was trained on another catalogue than the one in {prepared}")
+    scorers = {f"{name}/{path.name}": recommender_scorer(recommender)}
+    if baselines:
+        from training.baselines import fit_baselines
+
+        scorers |= fit_baselines(data)
+    measured = measure(scorers, data, asked, users=users, seed=seed)
+    rows = rows_of(measured)
+    typer.echo(json.dumps(rows, indent=2) if as_json else markdown(rows))
+    if len(measured) > 1 and not as_json:
+        typer.echo(f"\n{lead(measured)}")
