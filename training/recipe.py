@@ -2,8 +2,10 @@
 
     recipe = load_recipe("contrec", "tiny", overrides=["trunk.epochs=3"])
 
-A file gives every value once, for its own default size; the other sizes are tables of what differs. An unknown
-key, a wrong type or a value out of bounds is refused with its name. This module knows no data and no torch.
+A file names its kind, and the module of that kind beside the files (training/recipes/continuous.py) says which
+settings there are. A file gives every value once, for its own default size; the other sizes are tables of what
+differs. An unknown key, a wrong type or a value out of bounds is refused with its name. This module knows no data and
+no torch.
 """
 
 from __future__ import annotations
@@ -12,10 +14,9 @@ import json
 import tomllib
 from collections.abc import Sequence
 from importlib.resources import files
-from itertools import pairwise
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -26,94 +27,28 @@ class RecipeError(ValueError):
     """A recipe, size or override that cannot be used, told in one sentence."""
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """A table of a recipe."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class SignalsPart(_Part):
-    """What is known of an item before any sequence is read."""
+class Recipe(Part):
+    """One complete configuration. A kind adds its tables; kind names the system that trains it."""
 
-    spectral_dim: Count
-    text_encoder: str  # "hashed", or a sentence encoder by id or folder
-    text_dim: Count  # of the hashed encoder; a sentence encoder brings its own
-    text_buckets: Count
-
-
-class TokenizerPart(_Part):
-    """The sigma-VAE K-way tokenizer (model/continuous/tokenizer.py)."""
-
-    ways: Count
-    token_dim: Count
-    hidden: Count
-    sigma: Annotated[float, Field(ge=0)]
-    feature_mask: Share
-    block_mask: Share
-    decorrelation: Annotated[float, Field(ge=0)]
-    epochs: Count
-    batch: Count
-    learning_rate: Positive
-
-
-class TrunkPart(_Part):
-    """The causal language model (model/continuous/backbone.py) and its training by catalogue softmax."""
-
-    width: Count
-    layers: Count
-    heads: Count
-    feed_forward: Count
-    max_history: Count
-    max_profile: Count
-    dropout: Share
-    residual_drop: Share
-    tokens_per_step: Count
-    epochs: Count
-    patience: Count
-    learning_rate: Positive
-    warmup_steps: Annotated[int, Field(ge=0)]
-    weight_decay: Annotated[float, Field(ge=0)]
-    validation_users: Count
-    bf16: bool
-
-    @model_validator(mode="after")
-    def _heads_fit(self) -> Self:
-        if self.width % (2 * self.heads):  # rotary positions turn pairs of features
-            raise ValueError(f"width {self.width} must be an even multiple of heads {self.heads}")
-        return self
-
-
-class HeadPart(_Part):
-    """The anchored diffusion head (model/continuous/head.py), trained on the frozen trunk."""
-
-    hidden: Count
-    blocks: Count
-    norm: Positive
-    time_shift: Positive
-    direction: Annotated[float, Field(ge=0)]
-    dispersive: Annotated[float, Field(ge=0)]
-    epochs: Annotated[int, Field(ge=0)]
-    steps_per_epoch: Count
-    positions_per_step: Count
-    learning_rate: Positive
-    samples: Count
-    times: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(min_length=1)]
-    weights: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1)]
-
-    @model_validator(mode="after")
-    def _times_fall(self) -> Self:
-        if any(earlier <= later for earlier, later in pairwise(self.times)):
-            raise ValueError(f"times must fall, as noise is taken away: not {list(self.times)}")
-        return self
-
-
-class Recipe(_Part):
-    """One complete configuration."""
+    kind: ClassVar[str]
 
     name: str
     size: str
-    signals: SignalsPart
-    tokenizer: TokenizerPart
-    trunk: TrunkPart
-    head: HeadPart
+
+
+def recipe_class(kind: str) -> type[Recipe]:
+    """The settings of a kind. Raises RecipeError where there is no such kind."""
+    if kind == "continuous":
+        from training.recipes.continuous import ContinuousRecipe
+
+        return ContinuousRecipe
+    raise RecipeError(f"there is no kind of recipe {kind!r}")
 
 
 def load_recipe(name: str, size: str | None = None, overrides: Sequence[str] = ()) -> Recipe:
@@ -126,6 +61,7 @@ def load_recipe(name: str, size: str | None = None, overrides: Sequence[str] = (
     if name not in known:
         raise RecipeError(f"there is no recipe {name!r}; there are: {', '.join(known)}")
     raw = tomllib.loads((folder / f"{name}.toml").read_text(encoding="utf-8"))
+    kind = recipe_class(raw.pop("kind"))
     sizes = raw.pop("sizes", {})
     own = raw.pop("size")
     size = size or own
@@ -146,7 +82,7 @@ def load_recipe(name: str, size: str | None = None, overrides: Sequence[str] = (
         _assign(raw, part, key, value)
     try:
         # Through JSON mode: TOML arrays become the tuples of a frozen recipe, everything else stays strict.
-        return Recipe.model_validate_json(json.dumps({"name": name, "size": size, **raw}, default=str))
+        return kind.model_validate_json(json.dumps({"name": name, "size": size, **raw}, default=str))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(step) for step in first["loc"])

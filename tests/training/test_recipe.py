@@ -10,7 +10,8 @@ import pytest
 from pydantic import BaseModel
 
 from training import recipe as module
-from training.recipe import HeadPart, Recipe, RecipeError, SignalsPart, TokenizerPart, TrunkPart, load_recipe
+from training.recipe import RecipeError, load_recipe
+from training.recipes.continuous import ContinuousRecipe, HeadPart, SignalsPart, TokenizerPart, TrunkPart
 
 PARTS: dict[str, type[BaseModel]] = {
     "signals": SignalsPart,
@@ -67,13 +68,13 @@ def test_without_a_size_the_file_decides() -> None:
 
 def test_no_setting_has_a_default_in_the_code() -> None:
     """So the file is complete by construction."""
-    for part in (Recipe, *PARTS.values()):
+    for part in (ContinuousRecipe, *PARTS.values()):
         assert all(field.is_required() for field in part.model_fields.values())
 
 
 def test_every_setting_has_its_line_in_the_file() -> None:
     raw = tomllib.loads(FILE.read_text(encoding="utf-8"))
-    assert set(raw) == {"size", "sizes", *PARTS}
+    assert set(raw) == {"kind", "size", "sizes", *PARTS}
     for part, kind in PARTS.items():
         assert set(raw[part]) == set(kind.model_fields)
 
@@ -207,3 +208,9 @@ def test_numbers_that_do_not_fit_one_another_are_refused_before_anything_is_trai
     assert refusal("trunk.width=64", "trunk.heads=3") == "trunk: width 64 must be an even multiple of heads 3"
     assert refusal("trunk.width=6", "trunk.heads=2") == "trunk: width 6 must be an even multiple of heads 2"
     assert refusal("head.times=[0.4, 0.6]") == "head: times must fall, as noise is taken away: not [0.4, 0.6]"
+
+
+def test_a_file_of_an_unknown_kind_is_refused(altered: Path) -> None:
+    text = altered.read_text(encoding="utf-8")
+    altered.write_text(text.replace('kind = "continuous"', 'kind = "oracular"'), encoding="utf-8")
+    assert refusal() == "there is no kind of recipe 'oracular'"

@@ -27,7 +27,7 @@ from model.recommender import Dials, Floats, UserTokens
 from training.data.prepared import Prepared
 from training.evaluate import Metrics, Scorer, evaluate, paired_bootstrap
 from training.progress import Progress, silent
-from training.recipe import HeadPart, TrunkPart
+from training.recipes.continuous import HeadPart, TrunkPart
 from training.stages.softmax import catalogue_cross_entropy
 from training.stages.trunk import anchor_recommender, read_states
 from training.stages.windows import Batch, Windows

@@ -15,7 +15,7 @@ from torch import Tensor
 from model.continuous.tokenizer import Tokenizer, TokenizerNoise, TokenizerShape, health
 from model.recommender import Floats
 from training.progress import Progress, silent
-from training.recipe import TokenizerPart
+from training.recipes.continuous import TokenizerPart
 
 
 def fit_tokenizer(

@@ -24,7 +24,7 @@ from model.continuous.space import ItemSpace
 from training.data.prepared import Prepared
 from training.evaluate import evaluate, recommender_scorer
 from training.progress import Progress, silent
-from training.recipe import TrunkPart
+from training.recipes.continuous import TrunkPart
 from training.stages.softmax import catalogue_cross_entropy
 from training.stages.windows import Batch, Windows
 

@@ -1,0 +1,99 @@
+"""What a recipe of kind `continuous` says: ContRec and DeftRec (training/systems/continuous.py).
+
+No setting has a default here: the TOML files beside this module are complete.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated, ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from training.recipe import Count, Part, Positive, Recipe, Share
+
+
+class SignalsPart(Part):
+    """What is known of an item before any sequence is read."""
+
+    spectral_dim: Count
+    text_encoder: str  # "hashed", or a sentence encoder by id or folder
+    text_dim: Count  # of the hashed encoder; a sentence encoder brings its own
+    text_buckets: Count
+
+
+class TokenizerPart(Part):
+    """The sigma-VAE K-way tokenizer (model/continuous/tokenizer.py)."""
+
+    ways: Count
+    token_dim: Count
+    hidden: Count
+    sigma: Annotated[float, Field(ge=0)]
+    feature_mask: Share
+    block_mask: Share
+    decorrelation: Annotated[float, Field(ge=0)]
+    epochs: Count
+    batch: Count
+    learning_rate: Positive
+
+
+class TrunkPart(Part):
+    """The causal language model (model/continuous/backbone.py) and its training by catalogue softmax."""
+
+    width: Count
+    layers: Count
+    heads: Count
+    feed_forward: Count
+    max_history: Count
+    max_profile: Count
+    dropout: Share
+    residual_drop: Share
+    tokens_per_step: Count
+    epochs: Count
+    patience: Count
+    learning_rate: Positive
+    warmup_steps: Annotated[int, Field(ge=0)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    validation_users: Count
+    bf16: bool
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        if self.width % (2 * self.heads):  # rotary positions turn pairs of features
+            raise ValueError(f"width {self.width} must be an even multiple of heads {self.heads}")
+        return self
+
+
+class HeadPart(Part):
+    """The anchored diffusion head (model/continuous/head.py), trained on the frozen trunk."""
+
+    hidden: Count
+    blocks: Count
+    norm: Positive
+    time_shift: Positive
+    direction: Annotated[float, Field(ge=0)]
+    dispersive: Annotated[float, Field(ge=0)]
+    epochs: Annotated[int, Field(ge=0)]
+    steps_per_epoch: Count
+    positions_per_step: Count
+    learning_rate: Positive
+    samples: Count
+    times: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(min_length=1)]
+    weights: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _times_fall(self) -> Self:
+        if any(earlier <= later for earlier, later in pairwise(self.times)):
+            raise ValueError(f"times must fall, as noise is taken away: not {list(self.times)}")
+        return self
+
+
+class ContinuousRecipe(Recipe):
+    """One complete configuration."""
+
+    kind: ClassVar[str] = "continuous"
+
+    signals: SignalsPart
+    tokenizer: TokenizerPart
+    trunk: TrunkPart
+    head: HeadPart

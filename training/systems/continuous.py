@@ -1,0 +1,62 @@
+"""ContRec: signals, tokenizer, trunk, head.
+
+built = build(recipe, run)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from model.text import HashedText, SentenceEncoder, TextEncoder
+from training.collaborative import spectral
+from training.recipes.continuous import ContinuousRecipe, SignalsPart
+from training.run import Built, Run
+from training.stages.head import fit_head
+from training.stages.tokenizer import fit_tokenizer
+from training.stages.trunk import fit_trunk
+from training.text import fit_hashed_text, item_text
+
+
+def build(recipe: ContinuousRecipe, run: Run) -> Built:
+    """Fits every stage. Raises ValueError with one sentence where a stage comes to nothing."""
+    prepared, seed, device, progress = run.prepared, run.seed, run.device, run.progress
+    with run.stage("signals"):
+        offsets, items = prepared.train_histories()
+        collaborative, known = spectral(offsets, items, len(prepared.catalogue), recipe.signals.spectral_dim)
+        texts = [item_text(item) for item in prepared.catalogue]
+        encoder = _text_encoder(recipe.signals, texts)
+        text = encoder.encode(texts)
+    with run.stage("tokenizer"):
+        tokenizer, tokens, run.report["tokenizer"] = fit_tokenizer(
+            collaborative, known, text, recipe.tokenizer, seed=seed, device=device, progress=progress
+        )
+    with run.stage("trunk"):
+        fitted = fit_trunk(prepared, tokens, recipe.trunk, seed=seed, device=device, progress=progress)
+        run.report["trunk"] = {"epochs": fitted.epochs, "best_epoch": fitted.best_epoch}
+    with run.stage("head"):
+        head = fit_head(
+            prepared, fitted.trunk, fitted.space, recipe.head, recipe.trunk, seed=seed, device=device, progress=progress
+        )
+        run.report["head"] = {"epochs": head.epochs, "weight": head.mixture.weight, "lead": head.lead}
+    anchor = fitted.recommender(prepared, recipe.trunk.max_profile)
+    recommender = anchor.with_head(head.head, head.mixture)
+
+    def fill(folder: Path) -> None:
+        recommender.save(folder)
+        (folder / "tokenizer").mkdir()
+        tokenizer.save(folder / "tokenizer")
+        (folder / "text").mkdir()
+        if isinstance(encoder, HashedText):
+            encoder.save(folder / "text")
+        (folder / "text" / "encoder.json").write_text(json.dumps({"encoder": recipe.signals.text_encoder}) + "\n")
+
+    alone = recommender if head.mixture.weight == 0 else anchor
+    return Built(recommender, fill, {"trunk_alone": alone})
+
+
+def _text_encoder(signals: SignalsPart, texts: Sequence[str]) -> TextEncoder:
+    if signals.text_encoder == "hashed":
+        return fit_hashed_text(texts, signals.text_buckets, signals.text_dim)
+    return SentenceEncoder(signals.text_encoder)
