@@ -16,18 +16,25 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
+from ipaddress import ip_address
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
+from service.access import check_routes
 from service.core import Service
 from service.errors import install_handlers
+from service.keys import KeyRing, KeysError
+from service.limiter import RateLimiter
 from service.middleware.body_limit import BodyLimit
 from service.middleware.client_gone import ClientGone
+from service.middleware.guard import Guard
 from service.middleware.measure import Measure
 from service.middleware.request_id import RequestId
+from service.openapi import describe
 from service.routes import docs, events, health, recommend
 from service.settings import Settings, unknown_variables
 from service.stores import open_store
@@ -35,16 +42,21 @@ from service.stores.contract import StoreIncompatible, StoreUnavailable
 
 log = logging.getLogger(__name__)
 
+KEYS_REREAD_S = 2.0
+
 
 def create_app(settings: Settings) -> FastAPI:
-    """The application. `app.state.service` is the open `Service` while the lifespan lasts."""
+    """The application. `app.state.service` is the open `Service` while the lifespan lasts. Raises KeysError."""
+    keys = KeyRing.open(settings.keys, settings.keys_file)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.service = await Service.open(settings)
+        rereading = asyncio.create_task(_reread(keys), name="keys")
         try:
             yield
         finally:
+            rereading.cancel()
             await app.state.service.close()
 
     app = FastAPI(
@@ -53,9 +65,11 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,  # FastAPI's page loads its scripts from elsewhere; ours works offline
         redoc_url=None,
+        redirect_slashes=False,  # it would send people to whatever the Host header says
         middleware=[  # outermost first
             Middleware(RequestId),
             Middleware(Measure),
+            Middleware(Guard, keys=keys, limiter=RateLimiter(settings.rate_limit, settings.rate_burst)),
             Middleware(BodyLimit, limit=settings.max_body_bytes),
             Middleware(ClientGone, paths=frozenset({"/recommend"})),
         ],
@@ -63,7 +77,16 @@ def create_app(settings: Settings) -> FastAPI:
     install_handlers(app)
     for router in (recommend.router, events.router, health.router, docs.router):
         app.include_router(router)
+    check_routes(app.routes)
+    app.openapi = partial(describe, app)  # type: ignore[method-assign]
     return app
+
+
+async def _reread(keys: KeyRing) -> None:
+    """Takes up a changed file of keys, within seconds, for as long as the service lives."""
+    while True:
+        await asyncio.sleep(KEYS_REREAD_S)
+        await asyncio.to_thread(keys.reread)
 
 
 def serve(settings: Settings) -> int:
@@ -75,6 +98,13 @@ def serve(settings: Settings) -> int:
     if (complaint := cannot_start(settings)) is not None:
         print(complaint, file=sys.stderr)  # noqa: T201 - for the person at the terminal, whatever the log level
         return 2
+    if not (settings.keys or settings.keys_file) and not is_loopback(settings.host):
+        log.warning(
+            "listening on %s without API keys: whoever reaches port %d may read recommendations and write events; set "
+            "CONTREC_KEYS_FILE (docs/security.md)",
+            settings.host,
+            settings.port,
+        )
     config = uvicorn.Config(
         create_app(settings),
         host=settings.host,
@@ -105,6 +135,10 @@ def cannot_start(settings: Settings) -> str | None:
         await (await open_store(settings.store)).close()
 
     try:
+        KeyRing.open(settings.keys, settings.keys_file)
+    except KeysError as error:
+        return str(error)
+    try:
         asyncio.run(try_store())
     except (StoreIncompatible, StoreUnavailable) as error:
         return f"CONTREC_STORE cannot be used: {error}"
@@ -112,6 +146,16 @@ def cannot_start(settings: Settings) -> str | None:
         if port and (reason := _taken(settings.host, port)):
             return f"{variable} {port} on {settings.host} cannot be used: {reason}"
     return None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens there."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _taken(host: str, port: int) -> str | None:

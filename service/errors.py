@@ -29,12 +29,19 @@ class ErrorCode(StrEnum):
     """The codes. `STATUS` has the status of each."""
 
     MALFORMED_JSON = "malformed_json"
-    INVALID_REQUEST = "invalid_request"
+    MALFORMED_HTTP = "malformed_http"
+    UNAUTHORIZED = "unauthorized"
+    FORBIDDEN = "forbidden"
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
+    REQUEST_TIMEOUT = "request_timeout"
     BODY_TOO_LARGE = "body_too_large"
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
+    MISDIRECTED_REQUEST = "misdirected_request"
+    INVALID_REQUEST = "invalid_request"
     OVERLOADED = "overloaded"
+    RATE_LIMITED = "rate_limited"
+    HEADERS_TOO_LARGE = "headers_too_large"
     INTERNAL = "internal"
     NOT_AVAILABLE = "not_available"
     STORE_UNAVAILABLE = "store_unavailable"
@@ -42,18 +49,26 @@ class ErrorCode(StrEnum):
 
 STATUS: Final[Mapping[ErrorCode, int]] = {
     ErrorCode.MALFORMED_JSON: 400,
-    ErrorCode.INVALID_REQUEST: 422,
+    ErrorCode.MALFORMED_HTTP: 400,
+    ErrorCode.UNAUTHORIZED: 401,
+    ErrorCode.FORBIDDEN: 403,
     ErrorCode.NOT_FOUND: 404,
     ErrorCode.METHOD_NOT_ALLOWED: 405,
+    ErrorCode.REQUEST_TIMEOUT: 408,
     ErrorCode.BODY_TOO_LARGE: 413,
     ErrorCode.UNSUPPORTED_MEDIA_TYPE: 415,
+    ErrorCode.MISDIRECTED_REQUEST: 421,
+    ErrorCode.INVALID_REQUEST: 422,
     ErrorCode.OVERLOADED: 429,
+    ErrorCode.RATE_LIMITED: 429,
+    ErrorCode.HEADERS_TOO_LARGE: 431,
     ErrorCode.INTERNAL: 500,
     ErrorCode.NOT_AVAILABLE: 501,
     ErrorCode.STORE_UNAVAILABLE: 503,
 }
 
-_CODE_OF_STATUS: Final = {status: code for code, status in STATUS.items()}
+# For what FastAPI and Starlette raise by status alone; where two codes share a status, the first one is meant.
+_CODE_OF_STATUS: Final = {status: code for code, status in reversed(list(STATUS.items()))}
 
 
 class ErrorDetail(BaseModel):

@@ -70,6 +70,22 @@ class Settings(BaseSettings):
         le=60_000,
         description="How long a request waits for the model, in ms, before it gets the popular list.",
     )
+    keys: str = Field(
+        "", description="API keys, hashed: lines that `contrec keys new` printed, parted by `;`. Unset: no keys."
+    )
+    keys_file: Path | None = Field(
+        None, description="File with such lines; it is read again within seconds of a change."
+    )
+    rate_limit: float = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        allow_inf_nan=False,
+        description="Requests a second for each key, or each client address without one; beyond it 429. 0 is off.",
+    )
+    rate_burst: int = Field(
+        0, ge=0, le=1_000_000, description="How many of them may come at once; 0 is two seconds' worth."
+    )
     max_body_bytes: int = Field(
         1_048_576, ge=1024, le=67_108_864, description="Largest request body; a larger one is refused unread."
     )

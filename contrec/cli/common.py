@@ -35,6 +35,7 @@ TOLD = {
     "model.bundle": ("BundleError",),
     "service.stores.contract": ("StoreUnavailable", "StoreIncompatible"),
     "service.settings": ("SettingsError",),
+    "service.keys": ("KeysError",),
     "contrec.serving": ("Unready",),
 }
 EXTRAS = {

@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import OUTCOME, ErrorCode
 from service.metrics import Metrics
+from service.middleware.guard import TEMPLATE
 
 UNMATCHED = "unmatched"
 
@@ -40,6 +41,6 @@ class Measure:
             outcome = str(scope.get(OUTCOME, "ok" if status else "client_gone"))
         finally:
             metrics: Metrics = scope["app"].state.service.metrics
-            route = getattr(scope.get("route"), "path", UNMATCHED)
+            route = scope.get(TEMPLATE, UNMATCHED)
             metrics.requests.labels(route=route, outcome=outcome).inc()
             metrics.request_seconds.labels(route=route).observe(time.perf_counter() - started)

@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from service.keys import Scope, add_to_file, key_line, new_key
 from tests.redis_server import free_port
 from tests.service.test_service_recommend import publish
 
@@ -145,6 +146,8 @@ def test_what_keeps_it_from_starting_is_one_sentence(tmp_path: Path) -> None:
                 f"CONTREC_PORT {port} on 127.0.0.1 cannot be used: Address already",
             ),
             ({"port": 0, "metrics_port": port}, f"CONTREC_METRICS_PORT {port} on 127.0.0.1 cannot be used"),
+            ({"keys_file": "notes.txt"}, "CONTREC_KEYS_FILE notes.txt line 1: three words were expected"),
+            ({"keys_file": "none.txt"}, "CONTREC_KEYS_FILE none.txt cannot be read: No such file"),
         ]
         for settings, sentence in cases:
             server = start(tmp_path, **settings)
@@ -152,3 +155,29 @@ def test_what_keeps_it_from_starting_is_one_sentence(tmp_path: Path) -> None:
             assert server.returncode == 2
             assert output.splitlines()[-1].startswith(sentence), output
             assert "Traceback" not in output
+
+
+def test_keys_are_read_again_and_listening_to_everybody_without_them_is_warned_about(tmp_path: Path) -> None:
+    publish(tmp_path / "bundles")
+    with process(tmp_path, host="0.0.0.0") as (server, client):
+        assert client.post("/recommend", json={}).status_code == 200
+        server.send_signal(signal.SIGTERM)
+        output, _ = server.communicate(timeout=20)
+    assert "listening on 0.0.0.0 without API keys" in output
+    old, new = new_key(), new_key()
+    file = tmp_path / "keys.txt"
+    add_to_file(file, key_line("old", [Scope.RECOMMEND], old))
+    with process(tmp_path, host="0.0.0.0", keys_file="keys.txt") as (server, client):
+        statuses = [client.post("/recommend", json={}, headers={"x-api-key": key}).status_code for key in (old, new)]
+        assert statuses == [200, 401]
+        file.write_text(key_line("new", [Scope.RECOMMEND], new))
+        deadline = time.monotonic() + 10
+        while client.post("/recommend", json={}, headers={"x-api-key": new}).status_code != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert client.post("/recommend", json={}, headers={"x-api-key": old}).status_code == 401
+        server.send_signal(signal.SIGTERM)
+        output, _ = server.communicate(timeout=20)
+    assert "without API keys" not in output
+    assert old not in output
+    assert new not in output
