@@ -3,6 +3,7 @@
 #   make demo    trains and serves a small recommender on http://127.0.0.1:8000 (PORT= changes it)
 #   make test    runs the tests
 #   make check   lint, format and types          make fix    repairs what can be repaired by itself
+#   make bench-quality  the table of docs/quality, cell by cell
 #   make env     only the environment            make clean  removes what these commands made
 #
 # TORCH_INDEX: where torch comes from when it is reached; else pip installs it from wherever pip already looks.
@@ -19,7 +20,7 @@ export PIP_ROOT_USER_ACTION := ignore
 export PIP_NO_INPUT := 1
 
 .DELETE_ON_ERROR:
-.PHONY: demo test check fix env env-dev clean
+.PHONY: demo test check fix env env-dev clean bench-quality
 
 demo: $(VENV)/.run
 	@$(BIN)/contrec demo --port $(PORT) --folder $(DEMO)
@@ -31,6 +32,11 @@ check: $(VENV)/.dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+# Computes the cells that are missing (hours for all of them; SETS=, MODELS=, SEEDS= take fewer), then the page.
+bench-quality: $(VENV)/.dev
+	@$(BIN)/python -m bench.quality run $(if $(SETS),--sets $(SETS)) $(if $(MODELS),--models $(MODELS)) $(if $(SEEDS),--seeds $(SEEDS))
+	@$(BIN)/python -m bench.quality page
 
 fix: $(VENV)/.dev
 	@$(BIN)/ruff check --fix .

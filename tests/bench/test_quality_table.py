@@ -1,0 +1,94 @@
+"""bench/quality: cells are kept whole, compared user by user, and a page is made of whatever is there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import pytest
+
+from bench.quality import __main__ as command
+from bench.quality import cells, models, page, sets
+from training.data.prepare import assemble, read
+from training.evaluate import Metrics
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(cells, "RESULTS", tmp_path / "results")
+    return tmp_path / "results"
+
+
+def _cell(model: str, ranks: str, seed: int = 0) -> cells.Cell:
+    found = [cells._MARKS.index(mark) + 1 if mark != "." else 99 for mark in ranks]
+    rank_array = np.array(found, dtype=np.int64)
+    metrics = Metrics("test", np.arange(len(ranks)), rank_array, rank_array, 0.5)
+    return cells.Cell("beauty", model, seed, metrics.as_dict(), 0.1, {"a": 1}, 10, 1.5, "command", cells.marks(metrics))
+
+
+def test_a_cell_comes_back_as_it_was_written(results: Path) -> None:
+    cell = _cell("sasrec-ce", "1.A.2")
+    assert cells.write(cell) == results / "beauty" / "sasrec-ce" / "0.json"
+    assert cells.read_all(results) == [cell]
+    assert cell.metrics["ndcg@10"] == pytest.approx(cell.user_ndcg().mean())
+
+
+def test_the_interval_is_over_users_and_over_the_mean_of_seeds() -> None:
+    better = [_cell("a", "1" * 400 + "." * 400), _cell("a", "1" * 400 + "." * 400, seed=1)]
+    worse = [_cell("b", "1" * 100 + "." * 700)]
+    mean, low, high = cells.compare(better, worse)
+    assert mean == pytest.approx(300 / 800)
+    assert 0.3 < low < mean < high < 0.45
+    assert cells.compare(better, better) == (0.0, 0.0, 0.0)
+
+
+def test_the_page_shows_every_cell_and_its_lead(tmp_path: Path) -> None:
+    found = [_cell("sasrec-ce", "1..."), _cell("contrec", "11.."), _cell("contrec", "1.2.", seed=1)]
+    page.write_page(found, tmp_path)
+    text = (tmp_path / "table.md").read_text()
+    (line,) = [line for line in text.splitlines() if line.startswith("| contrec")]
+    assert "| 0, 1 |" in line
+    assert "± " in line
+    assert " % (" in line
+    assert "contrec" in (tmp_path / "beauty.svg").read_text()
+
+
+def test_a_name_that_is_not_in_the_table_is_refused_before_anything_runs() -> None:
+    with pytest.raises(SystemExit, match="'popularitty' is no set and no model"):
+        command.run_missing(["beauty"], ["popularitty"], None)
+
+
+def test_a_cell_is_computed_from_data_to_json(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = assemble(read("synthetic", None), name="synthetic", split="leave-one-out", min_user=1)
+    monkeypatch.setattr(sets, "RUNS", tmp_path / "runs")
+    prepared.write(tmp_path / "runs" / "prepared" / "toy")
+    toy = MappingProxyType({"toy": sets.Set("toy", "Toy", MappingProxyType({}))})
+    monkeypatch.setattr(sets, "SETS", toy)
+    monkeypatch.setattr(command, "SETS", toy)
+    monkeypatch.setattr(command, "load", sets.load)
+    for model in ("popularity", "transition-knn", "ease"):
+        assert command.compute("toy", model, 0) == 0
+    by_model = {cell.model: cell for cell in cells.read_all(results)}
+    assert by_model["ease"].metrics["ndcg@10"] > by_model["popularity"].metrics["ndcg@10"]
+    assert len(by_model["ease"].ranks) == by_model["ease"].metrics["users"]
+    assert by_model["ease"].configuration["penalty"] > 0
+
+
+def test_scores_of_two_models_are_added_as_log_probabilities() -> None:
+    first = np.log(np.array([[0.5, 0.25, 0.25]], dtype=np.float32)) + 7
+    second = np.log(np.array([[0.2, 0.2, 0.6]], dtype=np.float32)) - 3
+    both = models.added(lambda users, histories: first, lambda users, histories: second, 0.5)(np.zeros(1, int), [])
+    expected = np.log([0.5, 0.25, 0.25]) + 0.5 * np.log([0.2, 0.2, 0.6])
+    np.testing.assert_allclose(both[0], expected, rtol=1e-5)
+
+
+def test_the_real_sets_are_refused_in_one_sentence_where_they_are_absent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sets, "RUNS", tmp_path)
+    monkeypatch.setenv("CONTREC_DATA", str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match="set CONTREC_DATA"):
+        sets.load("beauty")
+    assert replace(sets.SETS["beauty"]).trunk["max_history"] == 50
