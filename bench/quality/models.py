@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ RECENT = 10
 def recent_popularity(ask: Ask) -> Fitted:
     """The same, over each user's last ten training events: two of the three sets have an order, but no clock."""
     offsets, items = ask.prepared.train_histories()
-    last = np.concatenate([items[max(a, b - RECENT) : b] for a, b in zip(offsets[:-1], offsets[1:], strict=True)])
+    last = np.concatenate([items[max(a, b - RECENT) : b] for a, b in pairwise(offsets)])
     counts = np.bincount(last, minlength=len(ask.prepared.catalogue)).astype(np.int64)
     return Fitted(Popularity(counts), len(counts), {"last_events": RECENT})
 

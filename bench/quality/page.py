@@ -38,10 +38,11 @@ def write_page(cells: Sequence[Cell], folder: Path = FOLDER) -> None:
 
 
 _INTRODUCTION = """\
-Made by `make bench-quality` (`python -m bench.quality run`, then `page`) from the cells in `bench/quality/results/`, one JSON
-file a model, set and seed. Full catalogue, item level, leave-one-out, items of the history masked (unmasked beside it),
-ties against the scorer; every choice was made on validation. Means over the seeds that are there; ± is their standard
-deviation. The differences are of test NDCG@10, in percent of the reference, with a 95 % bootstrap interval over users.
+Made by `make bench-quality` (`python -m bench.quality run`, then `page`) from the cells in `bench/quality/results/`,
+one JSON file a model, set and seed. Full catalogue, item level, leave-one-out, items of the history masked (unmasked
+beside it), ties against the scorer; every choice was made on validation. Means over the seeds that are there; ± is
+their standard deviation. The differences are of test NDCG@10, in percent of the reference, with a 95 % bootstrap
+interval over users.
 """
 
 
