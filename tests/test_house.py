@@ -145,9 +145,13 @@ print(len(names))
 
 # ------------------------------------------------------------------------------------------- what is committed
 
-# A registry is found without naming one: whatever looks like a public host is refused, but for these two.
+# A registry is found without naming one: whatever looks like a public host is refused, but for these.
 HOST = re.compile(r"(?:[a-z0-9-]+\.)+(?:org|com|co|io|net|dev|ai|cn|edu)(?![a-z])", re.IGNORECASE)
-WELCOME = {"grouplens.org", "www.apache.org"}  # where MovieLens is described; where the licence lies
+WELCOME = {
+    "grouplens.org",  # where MovieLens is described
+    "www.apache.org",  # where the licence lies
+    "www.w3.org",  # the name of a namespace, which an SVG has to say; nobody asks it for anything
+}
 MACHINE = re.compile(r"(?<![\w.])/(?:work|root|home/\w+|opt|Users)/[\w.]")
 TEXTS = {".py", ".toml", ".txt", ".md", ".json", ".yaml", ".yml", ".cfg", ".html", ".js", ".css", ".sh", ""}
 
