@@ -47,9 +47,8 @@ def read_events(path: Path) -> Iterator[Event]:
     else:
         from training.data import table
 
-        frame = table.read(path).interactions.frame
-        for user_id, item_id, time, value in frame.select("user_id", "item_id", "time", "value").iter_rows():
-            yield _event(user_id, item_id, float(time), value)
+        for user_id, item_id, time, value, kind in table.read(path).interactions.oldest_first():
+            yield _event(user_id, item_id, float(time), value, kind or IMPORTED)
 
 
 def prepared_events(prepared: Prepared) -> Iterator[Event]:
@@ -60,14 +59,14 @@ def prepared_events(prepared: Prepared) -> Iterator[Event]:
             yield _event(user_id, ids[prepared.items[at]], float(prepared.times[at]), float(prepared.values[at]))
 
 
-def _event(user_id: str, item_id: str, time: float, value: float | None) -> Event:
-    said = json.dumps([user_id, item_id, time], ensure_ascii=False)
+def _event(user_id: str, item_id: str, time: float, value: float, kind: str = IMPORTED) -> Event:
+    said = json.dumps([user_id, item_id, time, *([kind] if kind != IMPORTED else [])], ensure_ascii=False)
     return Event(
         event_id=hashlib.sha256(said.encode()).hexdigest()[:32],
         user_id=user_id,
         item_id=item_id,
-        type=IMPORTED,
-        value=None if value is None or math.isnan(value) else value,
+        type=kind,
+        value=None if math.isnan(value) else value,
         time=time,
     )
 

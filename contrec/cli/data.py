@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from contrec.cli.common import app, told
+
+if TYPE_CHECKING:
+    from training.data.clean import Cleaning
 
 data_app = typer.Typer(help="Read interactions and items.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
@@ -17,7 +20,12 @@ SourceName = Annotated[str, typer.Argument(help="ml-100k, ml-latest-small, table
 SourcePath = Annotated[Path | None, typer.Argument(help="The source's folder or file; none for synthetic.")]
 Items = Annotated[Path | None, typer.Option(help="An items table (item_id, title, categories, text); source table.")]
 Split = Annotated[str, typer.Option(help="leave-one-out, or time.")]
+Threshold = Annotated[float | None, typer.Option(help="A lower rating is a true negative, no part of a history.")]
 MinUser = Annotated[int, typer.Option(min=1, help="Leave out users with fewer events.")]
+MinItem = Annotated[int, typer.Option(min=1, help="Leave out items with fewer events; both at 5 are the 5-core.")]
+Once = Annotated[bool, typer.Option("--once", help="Only the first event of each user with each item.")]
+Ties = Annotated[str, typer.Option(help="Events of one user at the same time: file (as they stand), or shuffle.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the shuffled ties.")]
 OnlyInteracted = Annotated[bool, typer.Option(help="Leave out items without a single event, as published tables do.")]
 
 
@@ -29,14 +37,20 @@ def data_prepare(
     out: Annotated[Path, typer.Option(help="The folder to write.")] = Path("prepared"),
     items: Items = None,
     split: Split = "leave-one-out",
+    threshold: Threshold = None,
     min_user: MinUser = 1,
+    min_item: MinItem = 1,
+    once: Once = False,
+    ties: Ties = "file",
+    seed: Seed = 0,
     only_interacted: OnlyInteracted = False,
 ) -> None:
-    """Read a source, split it and write the arrays that training reads."""
+    """Read a source, clean it, split it and write the arrays that training reads."""
     from training.data.prepare import prepare
 
-    prepared = prepare(source, path, out, items=items, split=split, min_user=min_user, only_interacted=only_interacted)
-    typer.echo(_facts(prepared.facts))
+    cleaning = _cleaning(threshold, min_user, min_item, once, ties, seed)
+    prepared = prepare(source, path, out, items=items, split=split, cleaning=cleaning, only_interacted=only_interacted)
+    _tell(prepared.facts)
     typer.echo(f"prepared data is in {out}")
 
 
@@ -47,16 +61,34 @@ def data_validate(
     path: SourcePath = None,
     items: Items = None,
     split: Split = "leave-one-out",
+    threshold: Threshold = None,
     min_user: MinUser = 1,
+    min_item: MinItem = 1,
+    once: Once = False,
+    ties: Ties = "file",
+    seed: Seed = 0,
     only_interacted: OnlyInteracted = False,
 ) -> None:
     """Say what `prepare` would take, reject and leave out, and write nothing."""
     from training.data.prepare import assemble, read
 
+    cleaning = _cleaning(threshold, min_user, min_item, once, ties, seed)
     rows = read(source, path, items=items)
-    prepared = assemble(rows, name=source, split=split, min_user=min_user, only_interacted=only_interacted)
-    typer.echo(_facts(prepared.facts))
+    _tell(assemble(rows, name=source, split=split, cleaning=cleaning, only_interacted=only_interacted).facts)
 
 
-def _facts(facts: dict[str, Any]) -> str:
-    return json.dumps(facts, indent=2, ensure_ascii=False)
+def _cleaning(threshold: float | None, min_user: int, min_item: int, once: bool, ties: str, seed: int) -> Cleaning:
+    from training.data.clean import Cleaning
+
+    return Cleaning(threshold, min_user, min_item, once, ties, seed)
+
+
+def _tell(facts: dict[str, Any]) -> None:
+    """The facts on stdout, and on stderr what a person should not overlook."""
+    typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+    cleaning = facts["cleaning"]
+    if cleaning["rows_rejected"]:
+        first = "; ".join(cleaning["first_rejected"][:3])
+        typer.echo(f"{cleaning['rows_rejected']} of {cleaning['rows_read']} rows were rejected: {first} ...", err=True)
+    if cleaning["times_in_future"]:
+        typer.echo(f"{cleaning['times_in_future']} events are later than now", err=True)

@@ -54,10 +54,9 @@ def test_an_exported_csv_is_a_table_to_train_on(tmp_path: Path) -> None:
     here = f"sqlite:///{tmp_path}/a.db"
     asyncio.run(fill(here, [CITED, PLAIN]))
     assert asyncio.run(export_events(here, tmp_path / "events.csv")) == 2
-    frame = read(tmp_path / "events.csv").interactions.frame
-    assert frame["user_id"].to_list() == ["ü", "v"]
-    assert frame["item_id"].to_list() == ["item, with comma", "7"]
-    assert frame["value"].to_list()[0] == 0.5
+    rows = read(tmp_path / "events.csv").interactions
+    assert [row[:3] for row in rows.oldest_first()] == [("ü", "item, with comma", 1), ("v", "7", 2)]
+    assert [(str(value), kind) for *_, value, kind in rows.oldest_first()] == [("0.5", "click"), ("nan", "view")]
 
 
 def test_a_table_row_and_its_prepared_event_are_the_same_event(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from training.data.clean import Cleaning
 from training.data.prepare import prepare
 from training.data.prepared import DataError, Prepared
 
@@ -225,7 +226,7 @@ def test_float_ids_in_parquet_are_refused(tmp_path):
         (("synthetic", "."), {}, "reads no path"),
         (("ml-100k", "."), {"items": "items.csv"}, "brings its own items"),
         (("synthetic", None), {"split": "random"}, "split must be one of leave-one-out, time"),
-        (("synthetic", None), {"min_user": 10_000}, "no user has min_user = 10000"),
+        (("synthetic", None), {"cleaning": Cleaning(min_user=10_000)}, "no user has min_user = 10000"),
     ],
 )
 def test_wrong_settings_are_named(tmp_path, arguments, options, says):
@@ -235,7 +236,7 @@ def test_wrong_settings_are_named(tmp_path, arguments, options, says):
 
 
 def test_min_user_leaves_short_histories_out(bring):
-    prepared = bring(f"{HEADER}\nu,a,1\nv,a,1\nv,b,2\n", min_user=2)
+    prepared = bring(f"{HEADER}\nu,a,1\nv,a,1\nv,b,2\n", cleaning=Cleaning(min_user=2))
     assert prepared.users == ("v",)
     assert prepared.facts["cleaning"]["users_dropped"] == 1
 

@@ -4,7 +4,7 @@ Every rating is one interaction and its value the rating, as in the published le
 from GroupLens (https://grouplens.org/datasets/movielens/) and are not redistributed here.
 
     source = read_100k(Path("ml-100k"))
-    source = read_latest_small(Path("ml-latest-small"))
+    source = read_csv(Path("ml-latest-small"))
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from pathlib import Path
 import polars as pl
 
 from model.catalogue import Item
+from training.data.files import LINE, delimited, read_delimited
 from training.data.prepared import DataError
-from training.data.rows import LINE, check, read_delimited
+from training.data.rows import check
 from training.data.table import Source, items_of
 
 # u.item: id, title, release date, video release date, IMDb URL, then one flag for each genre in this order (README).
@@ -23,15 +24,14 @@ GENRES = (
     *("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama"),
     *("Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western"),
 )
+RATING = ("user_id", "item_id", "rating", "timestamp")
 NO_GENRE = "(no genres listed)"
 
 
 def read_100k(folder: Path) -> Source:
     """u.data (tab separated: user, item, rating, unix seconds) and u.item (latin-1, joined by |)."""
     ratings, films = _files(folder, "u.data", "u.item")
-    interactions = read_delimited(
-        ratings, delimiter="\t", header=("user_id", "item_id", "rating", "timestamp"), encoding="ascii", quoted=False
-    )
+    interactions = delimited(ratings, delimiter="\t", header=RATING, encoding="ascii", quoted=False)
     header = ("item_id", "title", "release", "video_release", "url", *GENRES)
     table = read_delimited(films, delimiter="|", header=header, encoding="latin-1", quoted=False)
     items = []
@@ -43,10 +43,11 @@ def read_100k(folder: Path) -> Source:
     return Source(check(interactions, origin=ratings.name), tuple(items))
 
 
-def read_latest_small(folder: Path) -> Source:
+def read_csv(folder: Path) -> Source:
     """ratings.csv (userId, movieId, rating, timestamp) and movies.csv (movieId, title, genres joined by |)."""
     ratings, films = _files(folder, "ratings.csv", "movies.csv")
-    interactions = _renamed(read_delimited(ratings), {"userId": "user_id", "movieId": "item_id"}, ratings)
+    names = {"userId": "user_id", "movieId": "item_id"}
+    interactions = (_renamed(chunk, names, ratings) for chunk in delimited(ratings))
     table = _renamed(read_delimited(films), {"movieId": "item_id", "genres": "categories"}, films)
     table = table.with_columns(pl.col("categories").replace(NO_GENRE, ""))
     return Source(check(interactions, origin=ratings.name), items_of(table, origin=films.name))

@@ -11,19 +11,20 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import polars as pl
+from numpy.typing import NDArray
 
 from model.catalogue import Catalogue, Item
-from training.data import movielens, synthetic, table
-from training.data.prepared import PARTS, TRAIN, DataError, Prepared
-from training.data.rows import LINE, TIME_RULE
+from training.data.clean import Cleaning, Events, clean
+from training.data.prepared import PARTS, TEST, TRAIN, VALIDATION, DataError, Negatives, Prepared
+from training.data.rows import TIME_RULE
+from training.data.sources import SOURCES, read
 from training.data.splits import by_time, leave_one_out, split_hash
 from training.data.synthetic import Sizes
 from training.data.table import Source
 
-SourceName = Literal["ml-100k", "ml-latest-small", "table", "synthetic"]
+__all__ = ["SOURCES", "SPLITS", "UNIX_FROM", "assemble", "prepare", "read"]
+
 SplitName = Literal["leave-one-out", "time"]
-SOURCES: tuple[SourceName, ...] = get_args(SourceName)
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 
 UNIX_FROM = 100_000_000  # 1973: a smaller timestamp is a position, not a time
@@ -37,46 +38,27 @@ def prepare(
     items: Path | None = None,
     split: str = "leave-one-out",
     quantiles: tuple[float, float] = (0.8, 0.9),
-    min_user: int = 1,
+    cleaning: Cleaning | None = None,
     only_interacted: bool = False,
     sizes: Sizes | None = None,
 ) -> Prepared:
     """Reads a source, splits it, writes the folder `out` whole, and returns what it wrote.
 
     source: one of SOURCES. path: its folder or file; none for synthetic, which takes `sizes` instead. items: an
-    items table of its own (table only). min_user: users with fewer events are left out. only_interacted: leaves
-    items that nobody interacted with out of the catalogue; by default they stay, since a service can recommend
-    them from their text. Raises DataError, one sentence that names file, line or setting, and then writes nothing.
+    items table of its own (table only). only_interacted: leaves items that nobody interacted with out of the
+    catalogue; by default they stay, since a service can recommend them from their text. Raises DataError, one
+    sentence that names file, line or setting, and then writes nothing.
     """
     prepared = assemble(
         read(source, path, items=items, sizes=sizes),
         name=source,
         split=split,
         quantiles=quantiles,
-        min_user=min_user,
+        cleaning=cleaning,
         only_interacted=only_interacted,
     )
     prepared.write(out)
     return prepared
-
-
-def read(source: str, path: Path | None, *, items: Path | None = None, sizes: Sizes | None = None) -> Source:
-    """What a named source holds, before anything is split."""
-    if source not in SOURCES:
-        raise DataError(f"source must be one of {', '.join(SOURCES)}, not {source!r}")
-    if items is not None and source != "table":
-        raise DataError(f"the source {source} brings its own items; an items table goes with the source table")
-    if source == "synthetic":
-        if path is not None:
-            raise DataError("the source synthetic is made up and reads no path")
-        return synthetic.generate(sizes or Sizes()).source()
-    if sizes is not None:
-        raise DataError(f"sizes are for the source synthetic, not for {source}")
-    if path is None:
-        raise DataError(f"the source {source} needs the path of its files")
-    if source == "table":
-        return table.read(path, items=items)
-    return movielens.read_100k(path) if source == "ml-100k" else movielens.read_latest_small(path)
 
 
 def assemble(
@@ -85,7 +67,7 @@ def assemble(
     name: str,
     split: str = "leave-one-out",
     quantiles: tuple[float, float] = (0.8, 0.9),
-    min_user: int = 1,
+    cleaning: Cleaning | None = None,
     only_interacted: bool = False,
 ) -> Prepared:
     """Prepared arrays of a source. Users are numbered in the order in which the file first names them.
@@ -94,23 +76,22 @@ def assemble(
     """
     if split not in SPLITS:
         raise DataError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
-    frame = source.interactions.frame
-    everyone = frame["user_id"].n_unique()
-    if min_user > 1:
-        frame = frame.filter(pl.len().over("user_id") >= min_user)
-        if frame.is_empty():
-            raise DataError(f"no user has min_user = {min_user} events or more")
-    users = frame.group_by("user_id").agg(pl.col(LINE).min()).sort(LINE)["user_id"]
-    catalogue, unlisted, unvisited = _catalogue(source.items, frame, only_interacted=only_interacted)
-
-    numbers = pl.DataFrame({"user_id": users, "user": np.arange(len(users), dtype=np.int64)})
-    # Already oldest first with ties in file order; a stable sort by user keeps that within each user.
-    frame = frame.join(numbers, on="user_id", how="left", maintain_order="left").sort("user", maintain_order=True)
-    offsets = np.searchsorted(frame["user"].to_numpy(), np.arange(len(users) + 1)).astype(np.int64)
-    times = frame["time"].to_numpy().astype(np.int64)
+    if source.unordered:
+        raise DataError(
+            f"{source.unordered}: with {split} the held-out event would be an arbitrary one, not the next; "
+            "give data with timestamps"
+        )
+    interactions = source.interactions
+    cleaned = clean(interactions, cleaning or Cleaning())
+    events = cleaned.events
+    catalogue, row_of, unlisted, unvisited = _catalogue(source, events, only_interacted=only_interacted)
+    users, at = np.unique(events.users, return_inverse=True)  # numbers rise in the order of the file
+    offsets = np.searchsorted(at, np.arange(len(users) + 1)).astype(np.int64)
+    times = events.times
     unix = bool(times.min() >= UNIX_FROM)
 
     rule: dict[str, Any] = {"rule": split}
+    cuts: tuple[int, int] | None = None
     if split == "time":
         if not unix:
             raise DataError(
@@ -125,12 +106,13 @@ def assemble(
 
     prepared = Prepared(
         catalogue=catalogue,
-        users=tuple(users),
+        users=tuple(interactions.user_ids[user] for user in users.tolist()),
         offsets=offsets,
-        items=catalogue.rows(frame["item_id"]).astype(np.int32),
+        items=row_of[events.items],
         times=times,
-        values=frame["value"].to_numpy().astype(np.float32),
+        values=events.values,
         split=parts,
+        negatives=_negatives(cleaned.negatives, users, row_of, _bounds(offsets, times, parts, cuts)),
     )
     asked = {f"{part}_targets": len(prepared.evaluation(part)) for part in PARTS}
     prepared.facts.update(
@@ -140,22 +122,25 @@ def assemble(
             "counts": {
                 "users": len(users),
                 "items": len(catalogue),
-                "items_interacted": int(frame["item_id"].n_unique()),
-                "events": len(frame),
+                "items_interacted": len(np.unique(events.items)),
+                "events": len(events),
                 "train_events": int((parts == TRAIN).sum()),
+                "negatives": len(prepared.negatives or ()),
+                "train_negatives": len(prepared.train_negatives()[1]),
                 **asked,
             },
             "cleaning": {
-                "rows_read": source.interactions.read,
-                "rows_rejected": source.interactions.rejected,
-                "first_rejected": [str(row) for row in source.interactions.first_rejected],
-                "duplicates_dropped": source.interactions.duplicates,
-                "min_user": min_user,
-                "users_dropped": everyone - len(users),
+                "rows_read": interactions.read,
+                "rows_accepted": len(interactions),
+                "rows_rejected": interactions.rejected,
+                "first_rejected": [str(row) for row in interactions.first_rejected],
+                "times_in_future": interactions.future,
+                **cleaned.counts,
                 "items_not_in_table": unlisted,
                 "items_without_interaction": unvisited,
                 "only_interacted": only_interacted,
                 "ignored_columns": list(source.ignored_columns),
+                **source.counts,
             },
             "split": rule,
             "has_unix_time": unix,
@@ -165,11 +150,46 @@ def assemble(
     return prepared
 
 
-def _catalogue(items: tuple[Item, ...], frame: pl.DataFrame, *, only_interacted: bool) -> tuple[Catalogue, int, int]:
-    """The catalogue, how many of its items no table describes, and how many of the table nobody interacted with."""
-    named = frame.group_by("item_id").agg(pl.col(LINE).min()).sort(LINE)["item_id"].to_list()
-    interacted, listed = set(named), {item.item_id for item in items}
-    unlisted = [item_id for item_id in named if item_id not in listed]
-    kept = [item for item in items if item.item_id in interacted or not only_interacted]
-    unvisited = len(listed - interacted)
-    return Catalogue([*kept, *(Item(item_id) for item_id in unlisted)]), len(unlisted), unvisited
+def _catalogue(
+    source: Source, events: Events, *, only_interacted: bool
+) -> tuple[Catalogue, NDArray[np.int32], int, int]:
+    """The catalogue; the row of each number of item_ids, -1 where it holds none; how many of its items no table
+    describes; and how many of the table nobody interacted with."""
+    item_ids = source.interactions.item_ids
+    interacted = {item_ids[number] for number in np.unique(events.items).tolist()}  # below: in the order of the file
+    listed = {item.item_id for item in source.items}
+    unlisted = [item_id for item_id in item_ids if item_id in interacted and item_id not in listed]
+    kept = [item for item in source.items if item.item_id in interacted or not only_interacted]
+    catalogue = Catalogue([*kept, *(Item(item_id) for item_id in unlisted)])
+    rows = (catalogue.row(item_id) for item_id in item_ids)
+    row_of = np.fromiter((-1 if row is None else row for row in rows), np.int32, len(item_ids))
+    return catalogue, row_of, len(unlisted), len(listed - interacted)
+
+
+def _bounds(
+    offsets: NDArray[np.int64], times: NDArray[np.int64], parts: NDArray[np.int8], cuts: tuple[int, int] | None
+) -> NDArray[np.int64]:
+    """(2, U) the time from which on a user's negatives belong to validation, and to test."""
+    users = len(offsets) - 1
+    if cuts is not None:
+        return np.repeat(np.array(cuts, dtype=np.int64)[:, None], users, axis=1)
+    bounds = np.full((2, users), np.iinfo(np.int64).max)
+    for line, part in enumerate((VALIDATION, TEST)):
+        at = np.flatnonzero(parts == part)  # one event of each user who is asked
+        bounds[line, np.searchsorted(offsets, at, side="right") - 1] = times[at]
+    return bounds
+
+
+def _negatives(
+    events: Events, users: NDArray[np.int32], row_of: NDArray[np.int32], bounds: NDArray[np.int64]
+) -> Negatives | None:
+    """Negatives of users who are kept with items of the catalogue."""
+    events = events.taken(np.isin(events.users, users) & (row_of[events.items] >= 0))
+    if not len(events):
+        return None
+    at = np.searchsorted(users, events.users)
+    split = np.full(len(events), TRAIN, dtype=np.int8)
+    split[events.times >= bounds[0, at]] = VALIDATION
+    split[events.times >= bounds[1, at]] = TEST
+    offsets = np.searchsorted(at, np.arange(len(users) + 1)).astype(np.int64)
+    return Negatives(offsets, row_of[events.items], events.times, events.values, split)

@@ -5,6 +5,7 @@ numbers here (a user number indexes `users`, an item number is a catalogue row).
 
     prepared = Prepared.read(Path("data/ml-100k"))
     offsets, items = prepared.train_histories()
+    offsets, items = prepared.train_negatives()
     asked = prepared.evaluation("test")   # asked.users, asked.histories, asked.targets
 """
 
@@ -32,6 +33,8 @@ Part = Literal["validation", "test"]
 PARTS: dict[Part, int] = {"validation": VALIDATION, "test": TEST}
 
 FORMAT = 1
+ARRAYS = {"offsets": "i8", "items": "i4", "times": "i8", "values": "f4", "split": "i1"}
+NEGATIVE = "negative_"
 FILES = ("arrays.safetensors", "catalogue.jsonl", "users.json", "facts.json")
 
 
@@ -49,6 +52,24 @@ class EvaluationSet:
 
     def __len__(self) -> int:
         return len(self.users)
+
+
+@dataclass(frozen=True, slots=True)
+class Negatives:
+    """M true negatives: what users met and did not like. Those of user u are offsets[u]:offsets[u + 1], oldest first.
+
+    They are no part of any history and no target. split: the part in whose time each lies, TRAIN if it came before the
+    user's first event of another part.
+    """
+
+    offsets: NDArray[np.int64]  # (U + 1,)
+    items: NDArray[np.int32]  # (M,) catalogue rows
+    times: NDArray[np.int64]  # (M,) as the events'
+    values: NDArray[np.float32]  # (M,) NaN where the source has none
+    split: NDArray[np.int8]  # (M,)
+
+    def __len__(self) -> int:
+        return len(self.items)
 
 
 @dataclass(frozen=True)
@@ -71,26 +92,31 @@ class Prepared:
     values: NDArray[np.float32]  # (E,) NaN where the source has none
     split: NDArray[np.int8]  # (E,) TRAIN, VALIDATION or TEST
     facts: dict[str, Any] = field(default_factory=dict)  # source, counts, cleaning, the split's rule and hash
+    negatives: Negatives | None = None  # None where the source has none
 
     def __post_init__(self) -> None:
-        for name, dtype in (("offsets", "i8"), ("items", "i4"), ("times", "i8"), ("values", "f4"), ("split", "i1")):
-            array = getattr(self, name)
-            if array.dtype != np.dtype(dtype) or array.ndim != 1:
-                raise DataError(f"{name} must be one-dimensional {np.dtype(dtype)}, not {array.ndim}-d {array.dtype}")
-        events = len(self.items)
-        for name in ("times", "values", "split"):
-            if len(getattr(self, name)) != events:
-                raise DataError(f"{name} has {len(getattr(self, name))} entries for {events} events")
-        if len(self.offsets) != len(self.users) + 1:
-            raise DataError(f"{len(self.users)} users need {len(self.users) + 1} offsets, not {len(self.offsets)}")
-        if self.offsets[0] != 0 or self.offsets[-1] != events or bool((np.diff(self.offsets) < 0).any()):
-            raise DataError(f"offsets must rise from 0 to the number of events, {events}")
+        for name, array in self._arrays().items():
+            dtype = np.dtype(ARRAYS[name.removeprefix(NEGATIVE)])
+            if array.dtype != dtype or array.ndim != 1:
+                raise DataError(f"{name} must be one-dimensional {dtype}, not {array.ndim}-d {array.dtype}")
+        for owner, of in ((self, ""), (self.negatives, NEGATIVE)):
+            if owner is None:
+                continue
+            count, offsets, rows = len(owner.items), owner.offsets, owner.items
+            for name in ("times", "values", "split"):
+                if len(getattr(owner, name)) != count:
+                    raise DataError(f"{of}{name} has {len(getattr(owner, name))} entries for {count} events")
+            if len(offsets) != len(self.users) + 1:
+                raise DataError(f"{len(self.users)} users need {len(self.users) + 1} {of}offsets, not {len(offsets)}")
+            if offsets[0] != 0 or offsets[-1] != count or bool((np.diff(offsets) < 0).any()):
+                raise DataError(f"{of}offsets must rise from 0 to the number of events, {count}")
+            if count and (rows.min() < 0 or rows.max() >= len(self.catalogue)):
+                raise DataError(f"an item row lies outside the catalogue of {len(self.catalogue)} items")
         if len(set(self.users)) != len(self.users):
             raise DataError("a user id appears twice")
+        events = len(self.items)
         if events == 0:
             return
-        if self.items.min() < 0 or self.items.max() >= len(self.catalogue):
-            raise DataError(f"an item row lies outside the catalogue of {len(self.catalogue)} items")
         if self.split.min() < TRAIN or self.split.max() > TEST:
             raise DataError("split must be 0 (train), 1 (validation) or 2 (test)")
         within = np.ones(events - 1, dtype=np.bool_)  # True where an event and the one before it are one user's
@@ -113,14 +139,14 @@ class Prepared:
         return digest.hexdigest()
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
-        values = np.where(np.isnan(self.values), np.float32(np.nan), self.values)  # one NaN, whatever its payload
-        arrays: dict[str, NDArray[Any]] = {
-            "offsets": self.offsets,
-            "items": self.items,
-            "times": self.times,
-            "values": values,
-            "split": self.split,
-        }
+        """The arrays as they are stored. Those of the negatives are there only where there are some, so that data
+        without them is the same, to its fingerprint, as before there were negatives."""
+        arrays: dict[str, NDArray[Any]] = {name: getattr(self, name) for name in ARRAYS}
+        if self.negatives is not None:
+            arrays |= {NEGATIVE + name: getattr(self.negatives, name) for name in ARRAYS}
+        for name in ("values", NEGATIVE + "values"):
+            if name in arrays:  # one NaN, whatever its payload
+                arrays[name] = np.where(np.isnan(arrays[name]), np.float32(np.nan), arrays[name])
         return {
             name: np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")) for name, array in arrays.items()
         }
@@ -134,6 +160,22 @@ class Prepared:
         kept = self.split == TRAIN
         before = np.concatenate([[0], np.cumsum(kept)])
         return before[self.offsets].astype(np.int64), self.items[kept]
+
+    def train_negatives(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """(offsets (U + 1,), items): what each user did not like in the training period, oldest first.
+
+        An item that the user also has a training event with is left out: they changed their mind, or it is a rating
+        among many, and one item cannot be wanted and unwanted at once.
+        """
+        negatives, size = self.negatives, len(self.catalogue)
+        if negatives is None:
+            return np.zeros(len(self.users) + 1, dtype=np.int64), np.zeros(0, dtype=np.int32)
+        offsets, items = self.train_histories()
+        liked = np.repeat(np.arange(len(self.users)), np.diff(offsets)) * size + items
+        disliked = np.repeat(np.arange(len(self.users)), np.diff(negatives.offsets)) * size + negatives.items
+        kept = (negatives.split == TRAIN) & ~np.isin(disliked, liked)
+        before = np.concatenate([[0], np.cumsum(kept)])
+        return before[negatives.offsets].astype(np.int64), negatives.items[kept]
 
     def evaluation(self, part: Part) -> EvaluationSet:
         """Users, histories and targets of a part, in user order."""
@@ -195,11 +237,13 @@ class Prepared:
             raise DataError(f"{folder} was written by another version of contrec: prepare the data again")
         try:
             arrays = load_file(folder / "arrays.safetensors")
+            negatives = {name: arrays[NEGATIVE + name] for name in ARRAYS} if NEGATIVE + "items" in arrays else None
             prepared = cls(
                 catalogue=Catalogue.read(folder / "catalogue.jsonl"),
                 users=tuple(json.loads((folder / "users.json").read_text(encoding="utf-8"))),
                 facts=facts,
-                **{name: arrays[name] for name in ("offsets", "items", "times", "values", "split")},
+                negatives=Negatives(**negatives) if negatives else None,
+                **{name: arrays[name] for name in ARRAYS},
             )
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise DataError(f"{folder} is damaged and cannot be read ({error}): prepare the data again") from error

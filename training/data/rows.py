@@ -1,30 +1,29 @@
-"""Rows: from a file of text to checked interactions, with every refusal counted and the first ones told.
+"""Rows: from text to checked interactions, with every refusal counted and the first ones told.
 
-What a source (movielens, table) does not know: which timestamps are times, what is a duplicate, how an error
-names its line. What this module does not know: any particular data set, items, splits.
+What a source (movielens, table) does not know: which timestamps are times, and how an error names its line. What this
+module does not know: any particular data set, items, what is a duplicate, splits.
 
-    raw = read_delimited(path)                       # every field a string, "line" its line in the file
-    interactions = check(raw, origin=path.name)      # typed, rejected rows counted, file order kept
+    interactions = check(delimited(path), origin=path.name)      # typed, rejected rows counted, file order kept
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
-import zlib
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
-from typing import Any
+from typing import Final
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
+from training.data.files import LINE
 from training.data.prepared import DataError
 
-LINE = "line"
 SHOWN = 10  # rejected rows that are told in full
-CHUNK = 100_000  # rows held as Python strings at a time
+LATEST = 4_102_444_800  # the year 2100, in seconds: a later time is a mistake of units or of typing
+TYPES: Final = ("view", "click", "cart", "purchase", "like", "dislike", "rating")  # as the service takes them
+UNTYPED, DISLIKE = -1, TYPES.index("dislike")
 
 TIME_RULE = (
     "a number is unix seconds (or a position); from 1e11 on it is milliseconds, from 1e14 microseconds, from 1e17 "
@@ -45,134 +44,146 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Interactions:
-    """Checked interactions, and what was left out.
+    """E checked interactions in the order of the file, as columns: 25 million of them are 525 MB.
 
-    The frame has user_id and item_id (strings as in the file), time (int64, seconds or positions), value (float32,
-    NaN where there is none) and line; oldest first, ties in file order.
+    user_ids, item_ids: strings as in the file, in the order in which accepted rows first name them. read, rejected:
+    rows; first_rejected: the first SHOWN. future: how many rows are later than now.
     """
 
-    frame: pl.DataFrame
+    user_ids: tuple[str, ...]
+    item_ids: tuple[str, ...]
+    users: NDArray[np.int32]  # (E,) numbers in user_ids
+    items: NDArray[np.int32]  # (E,) numbers in item_ids
+    seconds: NDArray[np.float64]  # (E,) unix seconds, or positions
+    values: NDArray[np.float32]  # (E,) NaN where there is none
+    types: NDArray[np.int8]  # (E,) numbers in TYPES, or UNTYPED
     read: int
-    rejected: int
-    first_rejected: tuple[Rejected, ...]
-    duplicates: int
+    rejected: int = 0
+    first_rejected: tuple[Rejected, ...] = ()
+    future: int = 0
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def oldest_first(self) -> Iterator[tuple[str, str, int, float, str | None]]:
+        """(user_id, item_id, whole seconds, value, type) of each, rows of the same time in the order of the file."""
+        for at in np.argsort(self.seconds, kind="stable").tolist():
+            kind = int(self.types[at])
+            yield (
+                self.user_ids[self.users[at]],
+                self.item_ids[self.items[at]],
+                int(self.seconds[at]),
+                float(self.values[at]),
+                None if kind == UNTYPED else TYPES[kind],
+            )
 
 
-# ----------------------------------------------------------------------------------------------------------------
-# Text to rows
+class Numbers:
+    """Strings to numbers, in the order in which they first appear."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, int] = {}
+
+    def __call__(self, strings: Iterable[str]) -> NDArray[np.int32]:
+        of = self._of
+        return np.fromiter((of.setdefault(string, len(of)) for string in strings), np.int32)
+
+    def strings(self) -> tuple[str, ...]:
+        """The string of each number."""
+        return tuple(self._of)
 
 
-def read_delimited(
-    path: Path,
-    *,
-    delimiter: str = ",",
-    header: Sequence[str] | None = None,
-    encoding: str = "utf-8-sig",
-    quoted: bool = True,
-) -> pl.DataFrame:
-    """Every field as a string beside its line number in the file. `.gz` is read as it is; `header` names the
-    columns of a file that has no header line.
+def check(chunks: Iterable[pl.DataFrame], *, origin: str) -> Interactions:
+    """Types the columns user_id, item_id, timestamp and, where there are, rating and type; others are not read.
 
-    Python's own reader, not polars', takes the fields apart: it knows the line of every row (also after a quoted
-    line break) and does not fill ragged rows up. A million rows take about a second.
-    Raises DataError when the file is missing, empty, ragged, or no text of that encoding.
+    chunks: frames of strings with LINE, as `delimited` gives them. Rejected, counted and told: a missing id, a
+    timestamp that is neither number nor ISO date (TIME_RULE) or lies before 1970 or after 2100, a rating that is no
+    finite number, a type that is none of TYPES. Raises DataError when a column is missing or when nothing is left.
     """
-    if not path.is_file():
-        raise DataError(f"{path} does not exist")
-    opened = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opened(path, "rt", encoding=encoding, newline="") as file:
-            dialect = _Quoted if quoted else _Plain
-            reader = csv.reader(file, dialect, delimiter=delimiter)
-            names = list(header) if header is not None else next(reader, [])
-            if not names:
-                raise DataError(f"{path.name} is empty")
-            if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-                raise DataError(f"{path.name} names the column {twice[0]!r} twice")
-            schema = dict.fromkeys(names, pl.String) | {LINE: pl.Int64}
-            rows = _rows(reader, len(names), path.name)
-            chunks = [
-                pl.DataFrame(chunk, schema, orient="row") for chunk in iter(lambda: list(islice(rows, CHUNK)), [])
-            ]
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path.name} is not {error.encoding} text ({error.reason})") from error
-    except csv.Error as error:
-        raise DataError(f"{path.name} line {reader.line_num}: {error}") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path.name} cannot be read: {error}") from error
-    if not chunks:
-        raise DataError(f"{path.name} has a header but no rows" if header is None else f"{path.name} is empty")
-    return pl.concat(chunks)
+    users, items = Numbers(), Numbers()
+    columns: list[tuple[NDArray[np.generic], ...]] = []
+    read = rejected = future = 0
+    told: list[Rejected] = []
+    now = time.time()
+    for raw in chunks:
+        typed = _typed(raw, origin)
+        read += len(typed)
+        if not typed["good"].all():
+            refused = typed.filter(~pl.col("good")).select(LINE, _reason())
+            rejected += len(refused)
+            told += [Rejected(*row) for row in refused.head(SHOWN - len(told)).iter_rows()]
+            typed = typed.filter("good")
+        seconds = typed["seconds"].to_numpy()
+        future += int((seconds > now).sum())
+        columns.append(
+            (
+                users(typed["user_id"].to_list()),
+                items(typed["item_id"].to_list()),
+                seconds,
+                typed["value"].cast(pl.Float32).fill_null(float("nan")).to_numpy(),
+                typed["type_number"].to_numpy(),
+            )
+        )
+    if rejected == read:
+        first = f" ({told[0]}, ...)" if told else ""
+        raise DataError(f"nothing was imported from {origin}: all {read} rows were rejected{first}")
+    # One column at a time: its chunks go before the next column is joined.
+    parts = [list(column) for column in zip(*columns, strict=True)]
+    del columns
+    user, item, seconds, values, types = (np.concatenate(parts.pop(0)) for _ in range(len(parts)))
+    return Interactions(
+        users.strings(),
+        items.strings(),
+        user.astype(np.int32, copy=False),
+        item.astype(np.int32, copy=False),
+        seconds.astype(np.float64, copy=False),
+        values.astype(np.float32, copy=False),
+        types.astype(np.int8, copy=False),
+        read,
+        rejected,
+        tuple(told),
+        future,
+    )
 
 
-class _Quoted(csv.excel):
-    strict = True
-
-
-class _Plain(csv.excel):
-    quoting = csv.QUOTE_NONE
-
-
-def _rows(reader: Any, width: int, name: str) -> Iterator[list[Any]]:
-    line = reader.line_num + 1
-    for row in reader:
-        if len(row) == width:
-            yield [*row, line]
-        elif row:  # a blank line is no row
-            raise DataError(f"{name} line {line} has {len(row)} fields where {width} are expected")
-        line = reader.line_num + 1
-
-
-def read_parquet(path: Path) -> pl.DataFrame:
-    """Every column as strings beside its row number from 1, so that one set of checks serves every format.
-
-    Dates and times become unix seconds; nested columns are left out (they are none of the canonical ones).
-    """
-    try:
-        frame = pl.read_parquet(path)
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist") from error
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"{path.name} is no readable Parquet file: {error}") from error
-    if frame.is_empty():
-        raise DataError(f"{path.name} has no rows")
-    columns = []
-    for name, kind in frame.schema.items():
-        if isinstance(kind, pl.Datetime | pl.Date):
-            columns.append((pl.col(name).dt.epoch("us") / 1e6).cast(pl.String))
-        elif not kind.is_nested() and kind != pl.Binary:
-            columns.append(pl.col(name).cast(pl.String))
-        if name in ("user_id", "item_id") and kind.is_float():
-            raise DataError(f"{path.name}: column {name} holds floats; ids must be strings or integers")
-    return frame.select(columns).with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias(LINE))
-
-
-# ----------------------------------------------------------------------------------------------------------------
-# Rows to interactions
-
-
-def check(raw: pl.DataFrame, *, origin: str) -> Interactions:
-    """Types the columns user_id, item_id, timestamp and, where there is one, rating; other columns are not read.
-
-    Rejected, counted and told: a missing id, a timestamp that is neither number nor ISO date (TIME_RULE) or lies
-    before 1970, a rating that is no finite number. Of rows equal in user, item and time the first stays. Raises
-    DataError when a column is missing or when nothing is left.
-    """
+def _typed(raw: pl.DataFrame, origin: str) -> pl.DataFrame:
+    """The columns that are read, as written and as numbers, and whether the row is good."""
     if missing := [name for name in ("user_id", "item_id", "timestamp") if name not in raw.columns]:
         raise DataError(
             f"{origin} has no column {missing[0]!r}; it has {', '.join(c for c in raw.columns if c != LINE)}"
         )
-    rating = pl.col("rating") if "rating" in raw.columns else pl.lit(None, pl.String)
-    typed = raw.select(
+
+    def optional(name: str) -> pl.Expr:
+        return (pl.col(name) if name in raw.columns else pl.lit(None, pl.String)).str.strip_chars()
+
+    written = raw.select(
         LINE,
         "user_id",
         "item_id",
         pl.col("timestamp").str.strip_chars().alias("written"),
-        _seconds(pl.col("timestamp").str.strip_chars()).alias("seconds"),
-        rating.str.strip_chars().alias("rating"),
-        rating.str.strip_chars().cast(pl.Float64, strict=False).alias("value"),
+        optional("rating").alias("rating"),
+        optional("rating").cast(pl.Float64, strict=False).alias("value"),
+        optional("type").alias("type"),
     )
-    judged = typed.with_columns(
+    typed = written.with_columns(
+        _seconds(written["written"]),
+        pl.col("type")
+        .replace_strict({name: number for number, name in enumerate(TYPES)}, default=None, return_dtype=pl.Int8)
+        .fill_null(UNTYPED)
+        .alias("type_number"),
+    )
+    good = (
+        ~_blank("user_id")
+        & ~_blank("item_id")
+        & pl.col("seconds").is_between(0, LATEST, closed="left").fill_null(False)
+        & (_blank("rating") | pl.col("value").is_finite().fill_null(False) | pl.col("value").is_nan().fill_null(False))
+        & (_blank("type") | (pl.col("type_number") != UNTYPED))
+    )
+    return typed.with_columns(good.alias("good"))
+
+
+def _reason() -> pl.Expr:
+    return (
         pl.when(_blank("user_id"))
         .then(pl.lit("user_id is missing"))
         .when(_blank("item_id"))
@@ -183,27 +194,12 @@ def check(raw: pl.DataFrame, *, origin: str) -> Interactions:
         .then(pl.format("timestamp '{}' is neither a number nor an ISO date", _short("written")))
         .when(pl.col("seconds") < 0)
         .then(pl.format("timestamp '{}' lies before 1970", _short("written")))
+        .when(pl.col("seconds") >= LATEST)
+        .then(pl.format("timestamp '{}' lies after 2100", _short("written")))
         .when(~_blank("rating") & (pl.col("value").is_null() | pl.col("value").is_infinite()))
         .then(pl.format("rating '{}' is not a number", _short("rating")))
-        .alias("reason")
+        .otherwise(pl.format("type '{}' is none of " + ", ".join(TYPES), _short("type")))
     )
-    refused = judged.filter(pl.col("reason").is_not_null())
-    first = tuple(Rejected(line, reason) for line, reason in refused.select(LINE, "reason").head(SHOWN).iter_rows())
-    kept = (
-        judged.filter(pl.col("reason").is_null())
-        .sort("seconds", maintain_order=True)  # before the fraction of a second goes
-        .select(
-            "user_id",
-            "item_id",
-            pl.col("seconds").floor().cast(pl.Int64).alias("time"),
-            pl.col("value").cast(pl.Float32).fill_null(float("nan")),
-            LINE,
-        )
-    )
-    if kept.is_empty():
-        raise DataError(f"nothing was imported from {origin}: all {len(raw)} rows were rejected ({first[0]}, ...)")
-    frame = kept.unique(["user_id", "item_id", "time"], keep="first", maintain_order=True)
-    return Interactions(frame, len(raw), len(refused), first, len(kept) - len(frame))
 
 
 def _blank(name: str) -> pl.Expr:
@@ -214,18 +210,26 @@ def _short(name: str) -> pl.Expr:
     return pl.col(name).str.slice(0, 40)
 
 
-def _seconds(text: pl.Expr) -> pl.Expr:
+def _seconds(text: pl.Series) -> pl.Series:
     """TIME_RULE, as float64 seconds; null where the text is no time."""
     number = text.cast(pl.Float64, strict=False)
+    frame = pl.DataFrame({"text": text, "number": number})
+    value = pl.col("number")
     seconds = (
-        pl.when(number >= 1e17)
-        .then(number / 1e9)
-        .when(number >= 1e14)
-        .then(number / 1e6)
-        .when(number >= 1e11)
-        .then(number / 1e3)
-        .otherwise(number)
+        pl.when(value >= 1e17)
+        .then(value / 1e9)
+        .when(value >= 1e14)
+        .then(value / 1e6)
+        .when(value >= 1e11)
+        .then(value / 1e3)
+        .otherwise(value)
     )
+    if number.null_count():  # the dear part, and most files write times in one way
+        seconds = pl.coalesce(seconds, _iso(pl.col("text")))
+    return frame.select(seconds.alias("seconds")).to_series()
+
+
+def _iso(text: pl.Expr) -> pl.Expr:
     # A zone is cut off and subtracted by hand: polars reads a column either all with zones or all without.
     parts = text.str.extract_groups(
         r"^(?<date>\d{4}-\d\d-\d\d)(?:[T ](?<time>\d\d:\d\d)(?<second>:\d\d)?(?<fraction>\.\d+)?)?"
@@ -240,4 +244,4 @@ def _seconds(text: pl.Expr) -> pl.Expr:
     sign = pl.when(part("sign", "+") == "-").then(-1.0).otherwise(1.0)
     fraction = pl.concat_str([pl.lit("0"), part("fraction", ".0")]).cast(pl.Float64)
     clock = local.str.to_datetime("%Y-%m-%dT%H:%M:%S", time_unit="ms", strict=False)
-    return pl.coalesce(seconds, clock.dt.epoch("ms") / 1e3 + fraction - sign * zone)
+    return clock.dt.epoch("ms") / 1e3 + fraction - sign * zone

@@ -25,14 +25,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from model.catalogue import Item, Rows
 from model.recommender import Floats
 from training.data import invented
 from training.data.prepared import DataError, Prepared
-from training.data.rows import LINE, Interactions
+from training.data.rows import UNTYPED, Interactions, Numbers
 from training.data.table import Source
 from training.evaluate import Scorer
 
@@ -120,18 +119,19 @@ class World:
 
     def source(self) -> Source:
         """The observed part, in the form that every source gives."""
-        rows = np.concatenate(self.histories)
+        rows, items = np.concatenate(self.histories), Numbers()
         lengths = [len(history) for history in self.histories]
-        frame = pl.DataFrame(
-            {
-                "user_id": np.repeat(self._user_ids(), lengths),
-                "item_id": [self.items[row].item_id for row in rows],
-                "time": np.concatenate(self.times),
-                "value": np.full(len(rows), np.nan, dtype=np.float32),
-                LINE: np.arange(1, len(rows) + 1),
-            }
-        ).sort("time", maintain_order=True)
-        return Source(Interactions(frame, len(frame), 0, (), 0), self.items, facts={"sizes": asdict(self.sizes)})
+        interactions = Interactions(
+            user_ids=tuple(self._user_ids()),
+            users=np.repeat(np.arange(len(lengths), dtype=np.int32), lengths),
+            items=items(self.items[row].item_id for row in rows),
+            item_ids=items.strings(),
+            seconds=np.concatenate(self.times).astype(np.float64),
+            values=np.full(len(rows), np.nan, dtype=np.float32),
+            types=np.full(len(rows), UNTYPED, dtype=np.int8),
+            read=len(rows),
+        )
+        return Source(interactions, self.items, facts={"sizes": asdict(self.sizes)})
 
 
 def world_of(prepared: Prepared) -> World:

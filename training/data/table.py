@@ -1,6 +1,6 @@
 """Any table: CSV, CSV.gz, TSV or Parquet with the canonical columns.
 
-interactions   user_id, item_id, timestamp, rating?      anything else is ignored, and named
+interactions   user_id, item_id, timestamp, rating?, type?     anything else is ignored, and named
 items          item_id, title?, categories?, text?       optional; categories joined by |
 
 source = read(Path("my-data"))                                # a folder with interactions.* and perhaps items.*
@@ -9,6 +9,7 @@ source = read(Path("clicks.csv"), items=Path("films.parquet"))
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ from typing import Any
 import polars as pl
 
 from model.catalogue import Item
+from training.data.files import CHUNK, LINE, delimited, read_parquet
 from training.data.prepared import DataError
-from training.data.rows import LINE, Interactions, check, read_delimited, read_parquet
+from training.data.rows import Interactions, check
 
 SUFFIXES = (".parquet", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
-INTERACTION_COLUMNS = ("user_id", "item_id", "timestamp", "rating")
+INTERACTION_COLUMNS = ("user_id", "item_id", "timestamp", "rating", "type")
 ITEM_COLUMNS = ("item_id", "title", "categories", "text")
 
 
@@ -32,6 +34,8 @@ class Source:
     items: tuple[Item, ...] = ()
     ignored_columns: tuple[str, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)  # what else should be remembered of where it came from
+    counts: dict[str, Any] = field(default_factory=dict)  # what else was left out
+    unordered: str = ""  # why nobody can say which of a user's events came first; empty: they can
 
 
 def read(path: Path, *, items: Path | None = None) -> Source:
@@ -46,13 +50,12 @@ def read(path: Path, *, items: Path | None = None) -> Source:
         if found is None:
             raise DataError(f"{folder} has no interactions table (interactions{', interactions'.join(SUFFIXES)})")
         path, items = found, items or _find(folder, "items")
-    raw = _read(path)
-    ignored = _ignored(raw, INTERACTION_COLUMNS, path)
-    interactions = check(raw, origin=path.name)
+    ignored: list[str] = []
+    interactions = check(_noting(_chunks(path), INTERACTION_COLUMNS, path, ignored), origin=path.name)
     if items is None:
-        return Source(interactions, ignored_columns=ignored)
-    table = _read(items)
-    return Source(interactions, items_of(table, origin=items.name), ignored + _ignored(table, ITEM_COLUMNS, items))
+        return Source(interactions, ignored_columns=tuple(ignored))
+    table = pl.concat(_noting(_chunks(items), ITEM_COLUMNS, items, ignored))
+    return Source(interactions, items_of(table, origin=items.name), tuple(ignored))
 
 
 def items_of(table: pl.DataFrame, *, origin: str) -> tuple[Item, ...]:
@@ -72,13 +75,23 @@ def items_of(table: pl.DataFrame, *, origin: str) -> tuple[Item, ...]:
     return tuple(found.values())
 
 
-def _read(path: Path) -> pl.DataFrame:
+def _chunks(path: Path) -> Iterator[pl.DataFrame]:
     name = path.name.removesuffix(".gz")
     if not path.name.endswith(SUFFIXES):
         raise DataError(f"{path.name} is none of {', '.join(SUFFIXES)}")
     if name.endswith(".parquet"):
-        return read_parquet(path)
-    return read_delimited(path, delimiter="\t" if name.endswith(".tsv") else ",")
+        return read_parquet(path).iter_slices(CHUNK)
+    return delimited(path, delimiter="\t" if name.endswith(".tsv") else ",")
+
+
+def _noting(
+    chunks: Iterator[pl.DataFrame], known: tuple[str, ...], path: Path, ignored: list[str]
+) -> Iterator[pl.DataFrame]:
+    """The chunks without the columns that nobody reads, whose names go into `ignored`."""
+    for number, chunk in enumerate(chunks):
+        if number == 0:
+            ignored += [f"{path.name}: {name}" for name in chunk.columns if name not in (*known, LINE)]
+        yield chunk.select([name for name in chunk.columns if name in (*known, LINE)])
 
 
 def _find(folder: Path, stem: str) -> Path | None:
@@ -86,7 +99,3 @@ def _find(folder: Path, stem: str) -> Path | None:
     if len(found) > 1:
         raise DataError(f"{folder} has both {found[0].name} and {found[1].name}: name the file to read")
     return found[0] if found else None
-
-
-def _ignored(table: pl.DataFrame, known: tuple[str, ...], path: Path) -> tuple[str, ...]:
-    return tuple(f"{path.name}: {name}" for name in table.columns if name not in (*known, LINE))
