@@ -2,8 +2,8 @@
 
     prepare -> train the smallest contrec recipe -> publish -> import the histories -> serve -> ask
 
-Everything lies under one folder (.demo). A step that is done is skipped the next time; what is damaged there is told,
-and removing the folder begins anew. Knows no step from the inside: each is one call into a room.
+Everything lies under one folder (.demo). All but the last two steps are `contrec.bootstrap`'s: one that is done is
+skipped the next time; what is damaged there is told, and removing the folder begins anew.
 
     built = build(Path(".demo"), tell)
     show(built, host="127.0.0.1", port=8000, tell)
@@ -11,26 +11,19 @@ and removing the folder begins anew. Knows no step from the inside: each is one 
 
 from __future__ import annotations
 
-import asyncio
 import json
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
-from contrec.events import import_events
-from contrec.progress import Epochs, Teller
+from contrec.bootstrap import Target, bootstrap
+from contrec.progress import Teller
 from contrec.serving import Unready, address_of, free_port, serve
-from model.bundle import activate, active, verify
-from training.data.prepare import prepare
 from training.data.prepared import Prepared
 
 NAME = "demo"
-RECIPE, SIZE = "contrec", "tiny"
-SEED = 0
+SIZE = "tiny"
 SHOWN = 3
 
 
@@ -47,61 +40,11 @@ class Built:
 
 def build(folder: Path, tell: Teller) -> Built:
     """Makes the data, the bundle and the store under folder, skipping what is there. Raises the rooms' errors."""
-    folder.mkdir(parents=True, exist_ok=True)
-    prepared = _prepared(folder / "prepared", tell)
-    bundle = _trained(folder / "prepared", prepared.fingerprint, folder / "bundles", tell)
-    database = folder / "contrec.db"
-    store = f"sqlite:///{database}"
-    _imported(folder, prepared.fingerprint, store, database, tell)
+    target = Target(folder, folder / "bundles", NAME, f"sqlite:///{folder / 'contrec.db'}", SIZE)
+    bundle = bootstrap(None, target, tell)
+    prepared = Prepared.read(folder / "prepared")
     watched = tuple(prepared.catalogue[int(row)].title for row in prepared.history(0)[-SHOWN:])
-    return Built(folder / "bundles", bundle, store, prepared.users[0], watched)
-
-
-@contextmanager
-def _step(tell: Teller, what: str) -> Iterator[None]:
-    start = time.monotonic()
-    tell(what)
-    yield
-    tell(f"  done in {time.monotonic() - start:.1f} s")
-
-
-def _prepared(folder: Path, tell: Teller) -> Prepared:
-    if folder.is_dir():
-        return Prepared.read(folder)
-    with _step(tell, "making the demo's data: invented films and what their viewers watched"):
-        return prepare("synthetic", None, folder)
-
-
-def _trained(prepared: Path, fingerprint: str, bundles: Path, tell: Teller) -> Path:
-    found = active(bundles, NAME)
-    if found is not None:
-        manifest = verify(found)
-        if (manifest.recipe, manifest.data_fingerprint) == (f"{RECIPE}/{SIZE}", fingerprint):
-            return found
-    import torch
-
-    from training.train import train
-
-    threads = torch.get_num_threads()
-    # Matrices this small gain nothing from a second thread; on a machine that is busy they wait for it, sevenfold.
-    torch.set_num_threads(1)
-    try:
-        with _step(tell, f"training the {SIZE} {RECIPE} recipe (once)"), Epochs(tell) as progress:
-            path = train(prepared, RECIPE, SIZE, bundles=bundles, name=NAME, seed=SEED, progress=progress)
-            activate(bundles, NAME, path.name)
-    finally:
-        torch.set_num_threads(threads)
-    return path
-
-
-def _imported(folder: Path, fingerprint: str, store: str, database: Path, tell: Teller) -> None:
-    done = folder / "imported"
-    if database.exists() and done.is_file() and done.read_text(encoding="utf-8") == fingerprint:
-        return
-    with _step(tell, "importing the histories into the embedded store"):
-        appended = asyncio.run(import_events(folder / "prepared", store, passing=tell.passing))
-        tell(f"  {appended.accepted} events imported, {appended.repeated} were already there")
-        done.write_text(fingerprint, encoding="utf-8")
+    return Built(target.bundles, bundle, target.store, prepared.users[0], watched)
 
 
 def show(built: Built, host: str, port: int, tell: Teller) -> int:

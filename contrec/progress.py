@@ -92,3 +92,12 @@ def telling(stream: TextIO | None = None) -> Iterator[Teller]:
 
     with Console(file=stream).status("") as status:
         yield Teller(stream, status)
+
+
+@contextmanager
+def timed(tell: Teller, what: str) -> Iterator[None]:
+    """Tells what begins, and how long it took once it has succeeded."""
+    start = time.monotonic()
+    tell(what)
+    yield
+    tell(f"  done in {time.monotonic() - start:.1f} s")

@@ -4,11 +4,15 @@ sqlite:///contrec.db            a file, relative to the working directory
 sqlite:////var/lib/contrec.db   a file, absolute
 sqlite://:memory:               gone with the process; for trying things out
 redis://host:6379/0             a Redis server, shared by replicas (also rediss:// and unix://)
+redis://host:6379/0?password_file=/run/secrets/redis    the same, its password read from a file
 """
 
 from __future__ import annotations
 
-from service.stores.contract import Store
+from pathlib import Path
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from service.stores.contract import Store, StoreUnavailable
 from service.stores.redis import RedisStore
 from service.stores.sqlite import SqliteStore
 
@@ -36,7 +40,8 @@ async def open_store(address: str, *, timeout: float = 0.1, connections: int = 3
     check_address(address)
     if address.startswith(_SQLITE):
         return await SqliteStore.open(_sqlite_path(address))
-    return RedisStore.connect(address, timeout=timeout, connections=connections)
+    url, password = _password(address)
+    return RedisStore.connect(url, password=password, timeout=timeout, connections=connections)
 
 
 def _sqlite_path(address: str) -> str:
@@ -46,3 +51,18 @@ def _sqlite_path(address: str) -> str:
     if not rest.startswith("/") or rest == "/":
         raise ValueError(f"{address!r} names no file: give sqlite:///FILE (three slashes, four for an absolute path)")
     return rest[1:]
+
+
+def _password(address: str) -> tuple[str, str | None]:
+    """The address without `password_file`, and what that file holds: a secret stays out of the environment."""
+    parts = urlsplit(address)
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    file = options.pop("password_file", None)
+    if file is None:
+        return address, None
+    try:
+        password = Path(file).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise StoreUnavailable(f"the password_file {file} cannot be read: {reason}") from None
+    return urlunsplit(parts._replace(query=urlencode(options))), password

@@ -104,10 +104,13 @@ class RedisStore:
         self._erase = redis.register_script(_ERASE)
 
     @classmethod
-    def connect(cls, url: str, *, timeout: float = 0.1, connections: int = 32) -> RedisStore:
-        """timeout: seconds for connecting, for one answer and for waiting on a free connection."""
+    def connect(
+        cls, url: str, *, password: str | None = None, timeout: float = 0.1, connections: int = 32
+    ) -> RedisStore:
+        """password: where the url has none. timeout: seconds to connect, to answer, to wait for a free connection."""
         pool = BlockingConnectionPool.from_url(
             url,
+            password=password,
             max_connections=connections,
             timeout=timeout,
             socket_timeout=timeout,

@@ -1,0 +1,175 @@
+"""From somebody's files, or from nothing, to a published bundle and a store that knows every history: each step once.
+
+    prepare -> train -> publish -> import the histories          bootstrap: what a fresh installation runs
+    export the events -> prepare -> train -> publish             retrain: what a nightly job runs
+
+A step that is done is skipped the next time, so that a container may run this at every start. What was done is kept
+in the work folder, by a digest of the source: other files train again, the same ones never do, whatever was published
+since. Knows no step from the inside: each is one call into a room.
+
+    built = bootstrap(Path("my-data"), Target(work, bundles, "contrec", "redis://redis:6379/0"), tell)
+    path = retrain(target, None, tell)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from contrec.events import export_events, import_events
+from contrec.progress import Epochs, Teller, timed
+from model.bundle import activate, active, verify
+from model.catalogue import Catalogue
+from service.stores import open_store
+from training.data.prepare import prepare
+from training.data.prepared import Prepared
+
+RECIPE = "contrec"
+SEED = 0
+TIMEOUT = 10.0  # seconds: nobody waits for an answer here
+DONE = "bootstrap.json"
+
+# By the files it holds: the sources that are told apart without being named. Anything else is a table.
+KNOWN = {"u.data": "ml-100k", "movies.csv": "ml-latest-small"}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where things go. work: prepared data and notes. name: the bundle's. store: its address. size: of the recipe."""
+
+    work: Path
+    bundles: Path
+    name: str
+    store: str
+    size: str | None = None
+
+
+def bootstrap(source: Path | None, target: Target, tell: Teller) -> Path:
+    """Returns the folder of the version that came of the source, or of the active one if that is older news.
+
+    source: a folder or file as docs/data.md describes it; None, or an empty folder, invents the demo's. Raises the
+    rooms' errors, each one sentence, and then whatever was served before still is.
+    """
+    target.work.mkdir(parents=True, exist_ok=True)
+    if source is not None and source.is_dir() and not any(_files(source)):
+        source = None
+    note = target.work / DONE
+    digest = _digest(source, target)
+    done = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
+    if done.get("source") != digest:
+        done = {"source": digest}
+    folder = target.work / "prepared"
+
+    version = done.get("version")
+    bundle = active(target.bundles, target.name)
+    if version is None or bundle is None:
+        with timed(tell, "inventing the demo's films and viewers" if source is None else f"reading {source}"):
+            prepared = prepare(_kind(source), source, folder)
+        bundle = trained(folder, prepared, target, tell)
+        done["version"] = bundle.name
+        _keep(note, done)
+    else:
+        verify(bundle)  # what is damaged is told now, not by a service that answers popular items
+    if done.get("store") != target.store or asyncio.run(_is_empty(target.store)):
+        with timed(tell, "importing the histories"):
+            appended = asyncio.run(import_events(folder, target.store, passing=tell.passing))
+            tell(f"  {appended.accepted} events imported, {appended.repeated} were already there")
+        done["store"] = target.store
+        _keep(note, done)
+    tell(f"active: {target.name}/{bundle.name}")
+    return bundle
+
+
+def trained(folder: Path, prepared: Prepared, target: Target, tell: Teller) -> Path:
+    """The active version if it was trained on this very data by this recipe, else a new one, trained and published."""
+    found = active(target.bundles, target.name)
+    if found is not None:
+        manifest = verify(found)
+        if manifest.data_fingerprint == prepared.fingerprint and (
+            target.size is None or manifest.recipe == f"{RECIPE}/{target.size}"
+        ):
+            return found
+    import torch
+
+    from training.train import train
+
+    threads = torch.get_num_threads()
+    if target.size == "tiny":
+        # Matrices this small gain nothing from a second thread; on a machine that is busy they wait for it, sevenfold.
+        torch.set_num_threads(1)
+    try:
+        with timed(tell, f"training the {target.size or 'default'} {RECIPE} recipe"), Epochs(tell) as progress:
+            path = train(
+                folder, RECIPE, target.size, bundles=target.bundles, name=target.name, seed=SEED, progress=progress
+            )
+            activate(target.bundles, target.name, path.name)
+    finally:
+        torch.set_num_threads(threads)
+    return path
+
+
+def retrain(target: Target, items: Path | None, tell: Teller) -> Path:
+    """Trains on every event that the store holds, publishes the bundle and returns its folder.
+
+    items: an items table; None describes the items as the active bundle does. Raises ValueError when neither is there,
+    and the rooms' errors.
+    """
+    folder = target.work / "retrain"
+    folder.mkdir(parents=True, exist_ok=True)
+    events = folder / "interactions.csv"
+    with timed(tell, "exporting the store's events"):
+        tell(f"  {asyncio.run(export_events(target.store, events, passing=tell.passing))} events")
+    if items is None:
+        bundle = active(target.bundles, target.name)
+        if bundle is None:
+            raise ValueError(f"no version of {target.name!r} is active to take the items from; give --items")
+        items = folder / "items.csv"
+        _write_items(Catalogue.read(bundle / CATALOGUE), items)
+    prepared = prepare("table", events, target.work / "retrained", items=items)
+    return trained(target.work / "retrained", prepared, target, tell)
+
+
+def _kind(source: Path | None) -> str:
+    if source is None:
+        return "synthetic"
+    return next((kind for name, kind in KNOWN.items() if (source / name).is_file()), "table")
+
+
+def _files(source: Path) -> list[Path]:
+    return sorted(path for path in source.iterdir() if path.is_file() and not path.name.startswith("."))
+
+
+def _digest(source: Path | None, target: Target) -> str:
+    """Of the names and bytes of the source's files and of how they are trained."""
+    digest = hashlib.sha256(json.dumps([target.name, RECIPE, target.size, SEED]).encode())
+    for path in [] if source is None else _files(source) if source.is_dir() else [source]:
+        digest.update(json.dumps([path.name, path.stat().st_size]).encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _keep(note: Path, done: dict[str, str]) -> None:
+    unfinished = note.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(done), encoding="utf-8")
+    unfinished.replace(note)
+
+
+async def _is_empty(address: str) -> bool:
+    store = await open_store(address, timeout=TIMEOUT)
+    try:
+        return not await store.popular(1)
+    finally:
+        await store.close()
+
+
+def _write_items(catalogue: Catalogue, out: Path) -> None:
+    with out.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("item_id", "title", "categories", "text"))
+        for item in catalogue:
+            writer.writerow((item.item_id, item.title, "|".join(item.categories), item.text))
