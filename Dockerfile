@@ -20,10 +20,12 @@ ARG PIP_TRUSTED_HOST
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_ONLY_BINARY=:all:
 WORKDIR /src
 RUN python -m venv /venv
-COPY constraints.txt pyproject.toml ./
-COPY .ci/install-torch .ci/requirements .ci/slim .ci/
-RUN sh .ci/install-torch /venv/bin/python "${TORCH_INDEX}" \
-    && /venv/bin/python .ci/requirements serve > serve.txt \
+COPY constraints.txt ./
+COPY .ci/install-torch .ci/
+RUN sh .ci/install-torch /venv/bin/python "${TORCH_INDEX}"
+COPY pyproject.toml ./
+COPY .ci/requirements .ci/slim .ci/
+RUN /venv/bin/python .ci/requirements serve > serve.txt \
     && /venv/bin/python -m pip install -qq -c constraints.txt -r serve.txt \
     && /venv/bin/python .ci/slim /venv \
     && /venv/bin/python -m pip uninstall -qq -y setuptools pip
@@ -49,7 +51,7 @@ RUN /venv/bin/python -m pip install -qq --no-deps --target /app .
 # ---------------------------------------------------------------------------------------------------- what is served
 FROM ${PYTHON_IMAGE} AS serve
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin contrec \
-    && for folder in bundles work secrets/redis secrets/grafana; do mkdir -p "/var/lib/contrec/$folder"; done \
+    && for folder in bundles work; do mkdir -p "/var/lib/contrec/$folder"; done \
     && chown -R contrec:contrec /var/lib/contrec
 COPY --from=packages /venv /venv
 COPY --from=code /app /app
@@ -59,7 +61,6 @@ ENV PATH=/venv/bin:/app/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTW
     CONTREC_STORE=sqlite:////var/lib/contrec/contrec.db
 USER 10001:10001
 WORKDIR /var/lib/contrec
-VOLUME /var/lib/contrec
 EXPOSE 8000 9100
 # The interpreter is there, curl is not. -I -S: without site-packages it starts in a few hundredths of a second.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["python", "-I", "-S", "-c", \

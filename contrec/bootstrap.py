@@ -29,6 +29,7 @@ from training.data.prepare import prepare
 from training.data.prepared import Prepared
 
 RECIPE = "contrec"
+SIZE_OF_DEMO, SIZE = "tiny", "small"
 SEED = 0
 TIMEOUT = 10.0  # seconds: nobody waits for an answer here
 DONE = "bootstrap.json"
@@ -39,7 +40,10 @@ KNOWN = {"u.data": "ml-100k", "movies.csv": "ml-latest-small"}
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where things go. work: prepared data and notes. name: the bundle's. store: its address. size: of the recipe."""
+    """Where things go. work: prepared data and notes. name: the bundle's. store: its address.
+
+    size: of the recipe; None chooses.
+    """
 
     work: Path
     bundles: Path
@@ -57,8 +61,9 @@ def bootstrap(source: Path | None, target: Target, tell: Teller) -> Path:
     target.work.mkdir(parents=True, exist_ok=True)
     if source is not None and source.is_dir() and not any(_files(source)):
         source = None
+    size = target.size or (SIZE_OF_DEMO if source is None else SIZE)
     note = target.work / DONE
-    digest = _digest(source, target)
+    digest = _digest(source, target.name, size)
     done = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
     if done.get("source") != digest:
         done = {"source": digest}
@@ -69,7 +74,7 @@ def bootstrap(source: Path | None, target: Target, tell: Teller) -> Path:
     if version is None or bundle is None:
         with timed(tell, "inventing the demo's films and viewers" if source is None else f"reading {source}"):
             prepared = prepare(_kind(source), source, folder)
-        bundle = trained(folder, prepared, target, tell)
+        bundle = _trained(folder, prepared, target, size, tell)
         done["version"] = bundle.name
         _keep(note, done)
     else:
@@ -84,28 +89,24 @@ def bootstrap(source: Path | None, target: Target, tell: Teller) -> Path:
     return bundle
 
 
-def trained(folder: Path, prepared: Prepared, target: Target, tell: Teller) -> Path:
+def _trained(folder: Path, prepared: Prepared, target: Target, size: str, tell: Teller) -> Path:
     """The active version if it was trained on this very data by this recipe, else a new one, trained and published."""
     found = active(target.bundles, target.name)
     if found is not None:
         manifest = verify(found)
-        if manifest.data_fingerprint == prepared.fingerprint and (
-            target.size is None or manifest.recipe == f"{RECIPE}/{target.size}"
-        ):
+        if (manifest.recipe, manifest.data_fingerprint) == (f"{RECIPE}/{size}", prepared.fingerprint):
             return found
     import torch
 
     from training.train import train
 
     threads = torch.get_num_threads()
-    if target.size == "tiny":
+    if size == "tiny":
         # Matrices this small gain nothing from a second thread; on a machine that is busy they wait for it, sevenfold.
         torch.set_num_threads(1)
     try:
-        with timed(tell, f"training the {target.size or 'default'} {RECIPE} recipe"), Epochs(tell) as progress:
-            path = train(
-                folder, RECIPE, target.size, bundles=target.bundles, name=target.name, seed=SEED, progress=progress
-            )
+        with timed(tell, f"training the {size} {RECIPE} recipe"), Epochs(tell) as progress:
+            path = train(folder, RECIPE, size, bundles=target.bundles, name=target.name, seed=SEED, progress=progress)
             activate(target.bundles, target.name, path.name)
     finally:
         torch.set_num_threads(threads)
@@ -128,9 +129,9 @@ def retrain(target: Target, items: Path | None, tell: Teller) -> Path:
         if bundle is None:
             raise ValueError(f"no version of {target.name!r} is active to take the items from; give --items")
         items = folder / "items.csv"
-        _write_items(Catalogue.read(bundle / CATALOGUE), items)
+        _write_items(Catalogue.read(bundle / "catalogue.jsonl"), items)
     prepared = prepare("table", events, target.work / "retrained", items=items)
-    return trained(target.work / "retrained", prepared, target, tell)
+    return _trained(target.work / "retrained", prepared, target, target.size or SIZE, tell)
 
 
 def _kind(source: Path | None) -> str:
@@ -143,9 +144,9 @@ def _files(source: Path) -> list[Path]:
     return sorted(path for path in source.iterdir() if path.is_file() and not path.name.startswith("."))
 
 
-def _digest(source: Path | None, target: Target) -> str:
+def _digest(source: Path | None, name: str, size: str) -> str:
     """Of the names and bytes of the source's files and of how they are trained."""
-    digest = hashlib.sha256(json.dumps([target.name, RECIPE, target.size, SEED]).encode())
+    digest = hashlib.sha256(json.dumps([name, RECIPE, size, SEED]).encode())
     for path in [] if source is None else _files(source) if source.is_dir() else [source]:
         digest.update(json.dumps([path.name, path.stat().st_size]).encode())
         with path.open("rb") as file:

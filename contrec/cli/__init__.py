@@ -6,7 +6,7 @@ so that help answers at once.
     contrec --help
 """
 
-from contrec.cli import training, recommend, serving, data, events, bundles, keys  # noqa: F401, I001  registers the commands
+from contrec.cli import training, recommend, serving, journeys, data, events, bundles, keys  # noqa: F401, I001  registers the commands
 from contrec.cli.common import BUNDLES, NAME, STORE, app
 
 __all__ = ["BUNDLES", "NAME", "STORE", "app", "main"]

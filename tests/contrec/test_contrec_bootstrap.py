@@ -1,0 +1,154 @@
+"""bootstrap and retrain on a real store: what a container runs at every start does its work once, and only once."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import redis
+
+from contrec.bootstrap import DONE, Target, bootstrap, retrain
+from contrec.progress import Teller
+from model import load_recommender
+from model.bundle import BundleError, active, list_bundles
+from service.stores import open_store
+from service.stores.contract import Event
+from tests.redis_server import RedisServer
+from training.data.synthetic import Sizes, generate
+
+
+def write_table(folder: Path, users: int = 30) -> Path:
+    """Invented films as somebody's two CSV files."""
+    folder.mkdir(exist_ok=True)
+    world = generate(Sizes(users=users, items=40, events=6))
+    lines = ["user_id,item_id,timestamp"]
+    for user, (rows, times) in enumerate(zip(world.histories, world.times, strict=True)):
+        lines += [f"u{user},{row + 1},{time}" for row, time in zip(rows, times, strict=True)]
+    (folder / "interactions.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    items = ["item_id,title,categories", *(f"{row + 1},Film {row + 1},Drama" for row in range(40))]
+    (folder / "items.csv").write_text("\n".join(items) + "\n", encoding="utf-8")
+    return folder
+
+
+def told(source: Path | None, target: Target) -> str:
+    out = io.StringIO()
+    bootstrap(source, target, Teller(out))
+    return out.getvalue()
+
+
+async def history(store: str, user_id: str) -> tuple[str, ...]:
+    opened = await open_store(store)
+    try:
+        return (await opened.read_user(user_id, "none")).history
+    finally:
+        await opened.close()
+
+
+async def append(store: str, *events: Event) -> None:
+    opened = await open_store(store)
+    try:
+        await opened.append(events)
+    finally:
+        await opened.close()
+
+
+def target_in(folder: Path, store: str | None = None) -> Target:
+    return Target(folder / "work", folder / "bundles", "shop", store or f"sqlite:///{folder / 'shop.db'}", "tiny")
+
+
+@pytest.fixture(scope="module")
+def first_day(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A shop that was bootstrapped once; training is what costs, so every test begins with a copy."""
+    folder = tmp_path_factory.mktemp("first-day")
+    out = told(write_table(folder / "data"), target_in(folder))
+    assert "training" in out
+    assert "events imported, 0 were already there" in out
+    return folder
+
+
+@pytest.fixture
+def shop(first_day: Path, tmp_path: Path) -> Path:
+    shutil.copytree(first_day, tmp_path, dirs_exist_ok=True)
+    assert "training" not in told(tmp_path / "data", target_in(tmp_path))
+    return tmp_path
+
+
+def served(folder: Path) -> Path:
+    bundle = active(folder / "bundles", "shop")
+    assert bundle is not None
+    return bundle
+
+
+def test_files_become_a_bundle_and_histories_once(shop: Path) -> None:
+    target = target_in(shop)
+    assert len(asyncio.run(history(target.store, "u0"))) > 1
+    assert load_recommender(served(shop)).catalogue[0].title == "Film 1"
+    again = told(shop / "data", target)
+    assert again == f"active: shop/{served(shop).name}\n", "the second time there is nothing to do"
+
+
+@pytest.mark.redis
+def test_an_empty_store_is_filled_again_without_training(shop: Path, own_redis: RedisServer) -> None:
+    target = target_in(shop, own_redis.url)
+    again = told(shop / "data", target)
+    assert "training" not in again
+    assert "events imported, 0 were already there" in again
+    assert "imported" not in told(shop / "data", target)
+    with redis.Redis(port=own_redis.port) as plain:
+        plain.flushall()
+    assert "events imported, 0 were already there" in told(shop / "data", target)
+
+
+@pytest.mark.slow
+def test_what_was_published_since_stays_active_and_new_files_train_again(shop: Path) -> None:
+    target, first = target_in(shop), served(shop)
+    asyncio.run(append(target.store, *(Event(f"new{n}", "u0", str(n), time=2e9 + n) for n in range(1, 9))))
+    second = retrain(target, None, Teller(io.StringIO()))
+    assert served(shop) == second != first
+    assert load_recommender(second).catalogue[0].title == "Film 1", "items are described as before"
+    told(shop / "data", target)
+    assert served(shop) == second, "a restart does not take the shop back to its first day"
+
+    write_table(shop / "data", users=31)
+    assert "training" in told(shop / "data", target)
+    assert served(shop) not in (first, second)
+    assert len(list_bundles(target.bundles, "shop")) == 3
+
+
+def test_an_erased_user_does_not_come_back_with_a_restart(shop: Path) -> None:
+    target = target_in(shop)
+
+    async def erase() -> None:
+        store = await open_store(target.store)
+        await store.erase("u0")
+        await store.close()
+
+    asyncio.run(erase())
+    told(shop / "data", target)
+    assert asyncio.run(history(target.store, "u0")) == ()
+
+
+def test_files_that_cannot_be_read_change_nothing(shop: Path) -> None:
+    before, note = served(shop), (shop / "work" / DONE).read_text(encoding="utf-8")
+    (shop / "data" / "interactions.csv").write_text("user,thing\n1,2\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"interactions\.csv"):
+        told(shop / "data", target_in(shop))
+    assert served(shop) == before
+    assert json.loads((shop / "work" / DONE).read_text(encoding="utf-8")) == json.loads(note)
+
+
+def test_a_bundle_that_was_damaged_is_told(shop: Path) -> None:
+    (served(shop) / "catalogue.jsonl").write_text("", encoding="utf-8")
+    with pytest.raises(BundleError, match=r"catalogue\.jsonl"):
+        told(shop / "data", target_in(shop))
+
+
+def test_retraining_without_items_and_without_a_bundle_says_what_to_give(tmp_path: Path) -> None:
+    target = target_in(tmp_path)
+    asyncio.run(append(target.store, Event("a", "ann", "1", time=2e9)))
+    with pytest.raises(ValueError, match="--items"):
+        retrain(target, None, Teller(io.StringIO()))
