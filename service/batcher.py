@@ -1,18 +1,19 @@
 """Micro-batching: one task owns the bounded queue, one thread computes; everyone else sends messages.
 
 Whatever waits when the thread is free is computed together, up to `max_batch`; nobody waits for a batch to fill.
-Work whose caller has left is dropped before it costs anything. Knows no model: `work` turns a list of questions
-into a list of answers, on the thread.
+Work whose caller has left, or whose time is up, is dropped before it costs anything. Knows no model: `work` turns a
+list of questions into a list of answers, on the thread.
 
     batcher = Batcher(work, queue_size=256, max_batch=32)
     batcher.start()
-    answer = await batcher.ask(question)      # raises Overloaded when the queue is full
+    answer = await batcher.ask(question, timeout=2)   # raises Overloaded when the queue is full
     await batcher.close()                     # answers what waits, then stops
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ class Overloaded(Exception):
 class _Ask(Generic[Question, Answer]):
     question: Question
     future: asyncio.Future[Answer] = field(compare=False)
+    deadline: float  # of the loop's clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +66,20 @@ class Batcher(Generic[Question, Answer]):
         """Starts the task; call once, inside the event loop."""
         self._task = asyncio.create_task(self._serve(), name="batcher")
 
-    async def ask(self, question: Question) -> Answer:
-        """The answer, computed with whatever else waits. Raises Overloaded, or what `work` raised."""
+    async def ask(self, question: Question, timeout: float | None = None) -> Answer:
+        """The answer, computed with whatever else waits. Raises Overloaded, what `work` raised, or TimeoutError once
+        `timeout` seconds have gone by."""
         if self._closing:
             raise Overloaded("the service is shutting down")
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Answer] = loop.create_future()
+        deadline = math.inf if timeout is None else loop.time() + timeout
         try:
-            self._queue.put_nowait(_Ask(question, future))
+            self._queue.put_nowait(_Ask(question, future, deadline))
         except asyncio.QueueFull:
             raise Overloaded(f"{self._queue.maxsize} requests wait already") from None
-        return await future
+        async with asyncio.timeout(timeout):
+            return await future
 
     async def on_thread(self, work: Callable[[], Result]) -> Result:
         """Runs something on the model thread, between two batches: warming up, say."""
@@ -94,7 +100,9 @@ class Batcher(Generic[Question, Answer]):
             while len(messages) < self._max_batch and not self._queue.empty():
                 messages.append(self._queue.get_nowait())
             asked = [message for message in messages if isinstance(message, _Ask)]
-            waited_for = [ask for ask in asked if not ask.future.done()]
+            now = asyncio.get_running_loop().time()
+            # A loop that lags may not have told the caller yet that its time is up.
+            waited_for = [ask for ask in asked if not ask.future.done() and ask.deadline > now]
             self._on_batch(len(waited_for), len(asked) - len(waited_for), self._queue.qsize())
             if waited_for:
                 await self._answer(waited_for)

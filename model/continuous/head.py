@@ -112,13 +112,18 @@ class Head(nn.Module):
         noise: (B, len(times), W), one fresh draw for each time. The step at t = 1 is g(h) itself and costs
         nothing; each time after it costs one pass of f. No times: g(h).
         """
+        return self.walk(condition, anchor, noise, times)[-1]
+
+    def walk(self, condition: Tensor, anchor: Tensor, noise: Tensor, times: tuple[float, ...]) -> list[Tensor]:
+        """The steps of `sample`: 1 + len(times) clean estimates (B, W), the first of them g(h)."""
         if noise.shape[1] != len(times):
             raise ValueError(f"{len(times)} times need as many draws of noise, not {noise.shape[1]}")
-        x0 = anchor
+        steps = [anchor]
         for step, time in enumerate(times):
             t = torch.full((len(condition),), time, device=condition.device)
-            x0, _ = self(self.noised(self.clean(x0), t, noise[:, step]), t, condition, anchor)
-        return x0
+            x0, _ = self(self.noised(self.clean(steps[-1]), t, noise[:, step]), t, condition, anchor)
+            steps.append(x0)
+        return steps
 
 
 def time_features(t: Tensor, width: int) -> Tensor:

@@ -30,7 +30,7 @@ from model.catalogue import Catalogue, Mask, Rows
 from model.continuous.backbone import BackboneShape, Trunk, pad
 from model.continuous.head import Head, HeadShape
 from model.index import ItemIndex
-from model.recommender import Dials, Floats, Recommender, UserTokens, best
+from model.recommender import Dials, Floats, Recommender, UserTokens, Walk, best
 from model.text import unit
 
 
@@ -176,6 +176,43 @@ class ContinuousRecommender(Recommender):
         if len(rows) == 0:
             return best(self.counts.astype(np.float32), eligible, k)
         return best(self._unit @ self._unit[rows].mean(axis=0), eligible, k)
+
+    # ------------------------------------------------------------------------------------------------------------
+    # For the eye
+
+    def item_vectors(self) -> Floats:
+        vectors: Floats = self.index.matrix[:, :-1]
+        return vectors
+
+    @torch.inference_mode()
+    def trace(self, tokens: Sequence[UserTokens], dials: Sequence[Dials]) -> list[tuple[Walk, ...]]:
+        """The walks of each taste, in the order of its vectors: the anchor, the standing samples, those of explore."""
+        if len(tokens) != len(dials):
+            raise ValueError(f"{len(tokens)} user tokens but {len(dials)} dials")
+        return [self._walks(*one) for one in zip(tokens, dials, strict=True)]
+
+    def _walks(self, token: UserTokens, dial: Dials) -> tuple[Walk, ...]:
+        condition = torch.from_numpy(token.condition[None]).to(self.device)
+        anchor = self.trunk.g(condition)
+        mixture, kept = self.mixture, 1 - dial.explore
+        walks = []
+        if kept > 0:
+            walks.append(Walk((1.0,), anchor.cpu().numpy(), (1 - mixture.weight) * kept))
+        if kept > 0 and mixture.weight > 0:
+            walks += self._group(condition, anchor, self._noise, mixture.times, mixture.weight * kept)
+        if dial.explore > 0:
+            noise = self._fresh_noise(dial.seed)
+            walks += self._group(condition, anchor, noise, mixture.explore_times, dial.explore)
+        return tuple(walks)
+
+    def _group(
+        self, condition: Tensor, anchor: Tensor, noise: Tensor, times: tuple[float, ...], weight: float
+    ) -> list[Walk]:
+        """condition, anchor (1, W), noise (S, T, W) -> S walks that share the weight evenly."""
+        samples = len(noise)
+        walked = self.head.walk(condition.expand(samples, -1), anchor.expand(samples, -1), noise, times)
+        steps = torch.stack(walked, dim=1).cpu().numpy()  # (S, 1 + T, W)
+        return [Walk((1.0, *times), one, weight / samples) for one in steps]
 
     # ------------------------------------------------------------------------------------------------------------
     # Parts of the steps

@@ -32,4 +32,4 @@ _EXAMPLES = [
 async def events(body: Annotated[EventsRequest, Body(examples=_EXAMPLES)], service: ServiceOf) -> EventsAnswer:
     """All events are kept, or none: after a 200 they are kept, after a 503 send them again. The very next
     recommendation reflects them."""
-    return await service.append([body] if isinstance(body, EventIn) else body.events)
+    return await service.users.append([body] if isinstance(body, EventIn) else body.events)

@@ -29,7 +29,7 @@ async def readyz(service: ServiceOf, response: Response) -> ReadyAnswer:
     return ReadyAnswer(
         ready=service.ready,
         bundle=service.bundles.state,
-        store="ok" if service.store_ok else "unavailable",
+        store="ok" if service.guard.ok else "unavailable",
         reason=service.bundles.reason,
     )
 

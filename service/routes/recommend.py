@@ -1,4 +1,4 @@
-"""POST /recommend: thin; what happens is in `service.core`."""
+"""POST /recommend: thin; what happens is in `service.answers`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ router = APIRouter(tags=["recommendations"])
 )
 async def recommend(body: RecommendRequest, service: ServiceOf) -> Response:
     """Always answers from some rung of the ladder: `model`, `stale`, `neighbours`, `popular`; `source` says which."""
-    answer = await service.recommend(body)
+    answer = await service.answers.recommend(body)
     # Serialised here, once: FastAPI would validate the answer a second time.
     return Response(answer.model_dump_json(exclude_unset=True), media_type="application/json")

@@ -204,6 +204,25 @@ class RecommenderContract(ABC):
         assert len({token.condition.shape for token in tokens}) == 1
         assert len({token.profile.shape for token in tokens} - {(0,)}) <= 1, "a profile is absent or of one length"
 
+    @pytest.mark.parametrize("explore", [0.0, 0.4, 1.0])
+    def test_a_trace_is_whole_or_none(self, recommender: Recommender, explore: float) -> None:
+        dials = [Dials(explore=explore, seed=seed) for seed in range(len(HISTORIES))]
+        traces = recommender.trace(recommender.encode(HISTORIES), dials)
+        vectors = recommender.item_vectors()
+        if traces is None:
+            return
+        assert vectors is not None
+        assert vectors.shape[0] == ITEMS
+        assert len(traces) == len(HISTORIES)
+        for walks in traces:
+            assert sum(walk.share for walk in walks) == pytest.approx(1)
+            for walk in walks:
+                assert walk.times[0] == 1
+                assert sorted(walk.times, reverse=True) == list(walk.times)
+                assert walk.steps.shape == (len(walk.times), vectors.shape[1])
+                assert walk.steps.dtype == vectors.dtype == np.float32
+                assert np.isfinite(walk.steps).all()
+
     @pytest.mark.parametrize("rows", [rows_of(), rows_of(3), rows_of(3, 14, 3)])
     def test_neighbours_obey_the_filter(self, recommender: Recommender, rows: Rows) -> None:
         eligible = everything()

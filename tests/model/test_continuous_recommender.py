@@ -53,6 +53,40 @@ class TestSamplesAlone(_OnToyWalks):
 
 
 # ----------------------------------------------------------------------------------------------------------------
+# The trace ends where generate does
+
+
+@pytest.mark.parametrize("weight", WEIGHTS)
+@pytest.mark.parametrize("explore", [0.0, 0.3, 1.0])
+def test_the_last_step_of_each_walk_is_a_vector_of_the_taste(weight: float, explore: float) -> None:
+    recommender = toy.fitted().recommender(weight)
+    tokens = recommender.encode(HISTORIES)
+    dials = [Dials(explore=explore, seed=seed) for seed in range(len(HISTORIES))]
+    anchors = recommender.trunk.g(torch.from_numpy(np.stack([token.condition for token in tokens])))
+    for n, (taste, walks) in enumerate(
+        zip(recommender.generate(tokens, dials), recommender.trace(tokens, dials), strict=True)
+    ):
+        assert len(walks) == len(taste.vectors)
+        for walk, vector in zip(walks, taste.vectors, strict=True):
+            np.testing.assert_allclose(walk.steps[-1], vector[:-1], atol=1e-5)
+            np.testing.assert_allclose(walk.steps[0], anchors[n].detach(), atol=1e-5)
+
+
+def test_the_walks_of_two_seeds_part_only_after_pure_noise() -> None:
+    recommender = toy.fitted().recommender(0.0)
+    (token,) = recommender.encode([rows_of(0, 1, 2)])
+    (one,), (other,) = (recommender.trace([token], [Dials(explore=1, seed=seed)]) for seed in (1, 2))
+    np.testing.assert_array_equal(one[0].steps[0], other[0].steps[0])
+    assert not np.allclose(one[0].steps[-1], other[0].steps[-1])
+
+
+def test_trace_wants_as_many_dials_as_tokens() -> None:
+    recommender = toy.fitted().recommender(0.0)
+    with pytest.raises(ValueError, match=r"1 user tokens.*0 dials"):
+        recommender.trace(recommender.encode([rows_of(1)]), [])
+
+
+# ----------------------------------------------------------------------------------------------------------------
 # Retrieval: the merge of several lists is exact
 
 

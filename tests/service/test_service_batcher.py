@@ -143,3 +143,14 @@ async def test_closing_answers_what_waits_and_refuses_what_comes(work: Doubling)
     work.gate.set()
     await closing
     assert await asyncio.gather(first, *tasks) == [0, 0, 2, 4, 6]
+
+
+async def test_what_is_out_of_time_is_not_computed(batcher: Batcher[int, int], work: Doubling) -> None:
+    held = await hold_up(batcher, work)
+    late = asyncio.create_task(batcher.ask(1, timeout=0.02))
+    patient = asyncio.create_task(batcher.ask(2, timeout=30))
+    with pytest.raises(TimeoutError):
+        await late
+    work.gate.set()
+    assert (await held, await patient) == (0, 4)
+    assert work.batches == [[0], [2]]

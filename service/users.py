@@ -1,0 +1,116 @@
+"""What is known of users: their stored history and tokens, read and written through the guard of the store.
+
+An outage becomes an empty record that says so, or the typed refusal of a write; nothing else of the service sees a
+store's error. Knows no model and no bundle but its label.
+
+    user = await users.read("42", "movies/1")        # never raises: user.degraded says that the store was silent
+    answer = await users.append([EventIn(...)])      # raises the typed store_unavailable
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from model.recommender import UserTokens
+from service.errors import ApiError, ErrorCode
+from service.guard import Guard
+from service.metrics import Metrics
+from service.schemas import EventIn, EventsAnswer
+from service.stores.contract import Event, StoreUnavailable, UserRecord
+
+log = logging.getLogger(__name__)
+
+RETRY_AFTER_S = 1
+
+
+@dataclass(slots=True)
+class User:
+    """What the store knew, how long it took in milliseconds, and whether it was silent."""
+
+    record: UserRecord = field(default_factory=UserRecord)
+    store_ms: float = 0.0
+    degraded: bool = False
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the stored tokens were made from the history as it is now."""
+        version = self.record.tokens_version
+        return version is not None and version >= self.record.version
+
+    def tokens(self) -> UserTokens | None:
+        """The stored user tokens, or None where there are none or they cannot be read."""
+        if self.record.tokens is None:
+            return None
+        try:
+            return UserTokens.from_bytes(self.record.tokens)
+        except ValueError as error:
+            log.warning("user tokens in the store cannot be read and are made again: %s", error)
+            return None
+
+
+class Users:
+    """See the module. token_ttl_s: how long user tokens are kept."""
+
+    def __init__(self, guard: Guard, metrics: Metrics, token_ttl_s: int) -> None:
+        self._guard = guard
+        self._metrics = metrics
+        self._token_ttl_s = token_ttl_s
+
+    async def read(self, user_id: str | None, bundle: str) -> User:
+        """The user with the tokens of that bundle; nobody where there is no id."""
+        if user_id is None:
+            return User()
+        started = time.perf_counter()
+        user = User()
+        try:
+            user.record = await self._guard.read("read_user", lambda store: store.read_user(user_id, bundle))
+        except StoreUnavailable:
+            user.degraded = True
+        user.store_ms = (time.perf_counter() - started) * 1000
+        return user
+
+    async def append(self, events: Sequence[EventIn]) -> EventsAnswer:
+        """Keeps events; when this returns they are kept. Raises the typed store_unavailable."""
+        now = time.time()
+        kept = [_event(event, now) for event in events]
+        try:
+            appended = await self._guard.write("append", lambda store: store.append(kept))
+        except StoreUnavailable:
+            message = "the store refuses; none of these events was kept, send them again"
+            raise ApiError(ErrorCode.STORE_UNAVAILABLE, message, retry_after=RETRY_AFTER_S) from None
+        self._metrics.events.labels(result="accepted").inc(appended.accepted)
+        self._metrics.events.labels(result="repeated").inc(appended.repeated)
+        return EventsAnswer(accepted=appended.accepted, repeated=appended.repeated)
+
+    async def keep_tokens(self, user_id: str, bundle: str, version: int, tokens: UserTokens) -> None:
+        """Keeps user tokens. Never raises: the answer is out already, the next request encodes once more."""
+        data = tokens.to_bytes()
+        try:
+            await self._guard.write(
+                "write_tokens",
+                lambda store: store.write_tokens(user_id, bundle, version, data, self._token_ttl_s),
+            )
+        except StoreUnavailable:
+            log.debug("user tokens were not kept")
+
+    async def popular(self, n: int) -> list[tuple[str, int]] | None:
+        """The n items with the most events and their counts, or None when the store is silent."""
+        try:
+            return await self._guard.read("popular", lambda store: store.popular(n))
+        except StoreUnavailable:
+            return None
+
+
+def _event(event: EventIn, now: float) -> Event:
+    return Event(
+        event_id=event.event_id,
+        user_id=event.user_id,
+        item_id=event.item_id,
+        type=event.type,
+        value=event.value,
+        time=now if event.time is None else event.time,
+        recommendation_id=event.recommendation_id,
+    )
