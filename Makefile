@@ -2,6 +2,7 @@
 #
 #   make demo    trains and serves a small recommender on http://127.0.0.1:8000 (PORT= changes it)
 #   make test    runs the tests
+#   make bench-serving  measures the server over the loopback, about four minutes
 #   make check   lint, format and types          make fix    repairs what can be repaired by itself
 #   make bench-quality  the table of docs/quality, cell by cell
 #   make env     only the environment            make clean  removes what these commands made
@@ -20,13 +21,16 @@ export PIP_ROOT_USER_ACTION := ignore
 export PIP_NO_INPUT := 1
 
 .DELETE_ON_ERROR:
-.PHONY: demo test check fix env env-dev clean bench-quality
+.PHONY: demo test check fix env env-dev clean bench-quality bench-serving
 
 demo: $(VENV)/.run
 	@$(BIN)/contrec demo --port $(PORT) --folder $(DEMO)
 
 test: $(VENV)/.dev
 	@$(BIN)/pytest $(ARGS)
+
+bench-serving: $(VENV)/.dev
+	@$(BIN)/python -m bench.serving --out bench/serving/results/latest.json $(ARGS)
 
 check: $(VENV)/.dev
 	@$(BIN)/ruff check .

@@ -69,6 +69,7 @@ class Answers:
 
         timings = Timings(
             store=round(user.store_ms, 3),
+            queue=round(picked.queue_ms, 3),
             encode=round(picked.encode_ms, 3),
             generate=round(picked.generate_ms, 3),
             retrieve=round(picked.retrieve_ms, 3),
@@ -145,8 +146,7 @@ class Answers:
             self.metrics.failures.labels(step=step).inc()
         if degraded:
             self.metrics.degraded.labels(reason=Degraded.HISTORY_UNAVAILABLE).inc()
-        spent = timings.model_dump() | {"queue": picked.queue_ms}
-        for stage, milliseconds in spent.items():
+        for stage, milliseconds in timings.model_dump().items():
             if milliseconds:  # a stage that was skipped took no time, and no sample either
                 self.metrics.stage_seconds.labels(stage=stage).observe(milliseconds / 1000)
 

@@ -14,7 +14,7 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from ipaddress import ip_address
@@ -91,6 +91,11 @@ async def _reread(keys: KeyRing) -> None:
 
 def serve(settings: Settings) -> int:
     """Serves until SIGTERM or Ctrl-C, then drains. Returns the exit code; what is wrong is said in one sentence."""
+    return run(lambda: create_app(settings), settings)
+
+
+def run(make: Callable[[], FastAPI], settings: Settings) -> int:
+    """`serve` for another app; it is made once nothing is left that would keep it from starting."""
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it tells at length which builds it does not have
     for name in unknown_variables():
@@ -106,7 +111,7 @@ def serve(settings: Settings) -> int:
             settings.port,
         )
     config = uvicorn.Config(
-        create_app(settings),
+        make(),
         host=settings.host,
         port=settings.port,
         log_config=None,

@@ -101,9 +101,11 @@ class RecommendedItem(BaseModel):
 
 
 class Timings(BaseModel):
-    """Where the milliseconds went. encode, generate: of the batch that the request was part of; 0 when skipped."""
+    """Where the milliseconds went. queue: the wait for the model. encode, generate: of the batch that the request was
+    part of; 0 when skipped."""
 
     store: float
+    queue: float
     encode: float
     generate: float
     retrieve: float

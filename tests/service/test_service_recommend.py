@@ -25,7 +25,7 @@ async def test_an_answer_has_every_field_of_the_contract() -> None:
     assert answer["bundle"] == "circle/1"
     assert answer["ignored"] == 0
     assert len(answer["recommendation_id"]) == 32
-    assert set(answer["timings_ms"]) == {"store", "encode", "generate", "retrieve", "total"}
+    assert set(answer["timings_ms"]) == {"store", "queue", "encode", "generate", "retrieve", "total"}
     first = answer["items"][0]
     assert first == {"item_id": "i4", "title": "Item 4", "categories": ["even", "tens-0"], "score": first["score"]}
     assert all(math.isfinite(item["score"]) for item in answer["items"])
