@@ -71,16 +71,53 @@ class Catalogue:
         """Ids of rows, in the order given."""
         return [self._items[int(row)].item_id for row in rows]
 
+    def with_items(self, items: Iterable[Item]) -> Catalogue:
+        """A new catalogue: an item whose id is known replaces it in its row, the others come behind, in order.
+
+        An id that is given twice counts once, as it was given last. Adding one item to 100,000 takes a few
+        milliseconds: what is known of the others is copied, not made again.
+        """
+        held, row_of = list(self._items), dict(self._row_of)
+        touched: dict[int, Item | None] = {}  # row -> what stood there before
+        for item in items:
+            if not item.item_id:
+                raise ValueError("an item has an empty id")
+            row = row_of.setdefault(item.item_id, len(held))
+            touched.setdefault(row, self._items[row] if row < len(self._items) else None)
+            if row < len(held):
+                held[row] = item
+            else:
+                held.append(item)
+        grown = Catalogue.__new__(Catalogue)
+        grown._items, grown._row_of = tuple(held), row_of
+        if "_rows_of_category" in vars(self):  # made already, so it is carried on
+            grown.__dict__["_rows_of_category"] = self._moved(held, touched)
+        return grown
+
+    def _moved(self, held: list[Item], touched: dict[int, Item | None]) -> dict[str, Rows]:
+        rows_of = dict(self._rows_of_category)
+        nothing: Rows = np.zeros(0, dtype=np.int64)
+        for row, before in touched.items():
+            old, new = set(before.categories if before else ()), set(held[row].categories)
+            for category in old - new:
+                rows_of[category] = rows_of[category][rows_of[category] != row]
+                if not len(rows_of[category]):
+                    del rows_of[category]
+            for category in new - old:
+                rows = rows_of.get(category, nothing)
+                rows_of[category] = np.insert(rows, np.searchsorted(rows, row), row)
+        return rows_of
+
     @cached_property
     def categories(self) -> tuple[str, ...]:
         """Every category of the catalogue, sorted."""
-        return tuple(sorted({c for item in self._items for c in item.categories}))
+        return tuple(sorted(self._rows_of_category))
 
     @cached_property
     def _rows_of_category(self) -> dict[str, Rows]:
         found: dict[str, list[int]] = {}
         for row, item in enumerate(self._items):
-            for category in item.categories:
+            for category in dict.fromkeys(item.categories):
                 found.setdefault(category, []).append(row)
         return {category: np.array(rows, dtype=np.int64) for category, rows in found.items()}
 
@@ -91,6 +128,10 @@ class Catalogue:
             if (rows := self._rows_of_category.get(category)) is not None:
                 mask[rows] = True
         return mask
+
+    def mass(self, weights: NDArray[np.float32]) -> dict[str, float]:
+        """The sum of weights (N,) over the items of each category; an item counts in each of its categories."""
+        return {category: float(weights[rows].sum()) for category, rows in self._rows_of_category.items()}
 
     def write(self, path: Path) -> None:
         """One JSON object a line, in row order."""

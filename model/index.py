@@ -2,10 +2,12 @@
 
 An `ItemIndex` is an immutable snapshot: it is built from the matrix when a bundle is loaded, and searched by any
 number of readers. It is exact (FAISS `IndexFlatIP`, inner product). It knows no item ids, no bundle and no taste;
-callers bring normalised vectors where they want cosines. New and withdrawn items are the affair of `eligible`.
+callers bring normalised vectors where they want cosines. Withdrawn items are the affair of `eligible`; new ones make
+a new snapshot, which shares the memory of the old one.
 
     index = ItemIndex(matrix)                              # (N, D) float32
     rows, scores = index.search(queries, eligible, k=10)   # (Q, k'), best first
+    grown = index.extended(added)                          # (n, D) behind the others; `index` stays as it is
 
 FAISS is kept on one thread: its OpenMP pool belongs to each calling thread, and at the size of a catalogue that
 fits here a second thread costs more than it brings.
@@ -13,11 +15,33 @@ fits here a second thread costs more than it brings.
 
 from __future__ import annotations
 
+import threading
+from typing import Any
+
 import faiss
 import numpy as np
 
 from model.catalogue import Mask, Rows
 from model.recommender import Floats, best
+
+
+class _Buffer:
+    """Memory that snapshots share: each reads its first N rows, and only rows beyond all of them are written."""
+
+    def __init__(self, matrix: Floats, more: int = 0) -> None:
+        self.filled = len(matrix) + more
+        spare = max(1024, self.filled // 8)  # untouched, it costs address space and no memory
+        self.rows: Floats = np.empty((self.filled + spare, matrix.shape[1]), dtype=np.float32)
+        self.rows[: len(matrix)] = matrix
+        self._lock = threading.Lock()
+
+    def claim(self, start: int, count: int) -> bool:
+        """Whether the rows from start on were free and are now the caller's; not when it is full, or grown already."""
+        with self._lock:
+            if self.filled != start or start + count > len(self.rows):
+                return False
+            self.filled = start + count
+            return True
 
 
 class ItemIndex:
@@ -30,23 +54,47 @@ class ItemIndex:
     def __init__(self, matrix: Floats) -> None:
         if matrix.ndim != 2 or matrix.shape[1] == 0:
             raise ValueError(f"the item matrix has shape {matrix.shape}; it must be (items, dimensions)")
-        if matrix.dtype != np.float32:
-            raise ValueError(f"the item matrix is {matrix.dtype}; it must be float32")
-        finite = np.isfinite(matrix).all(axis=1)
-        if not finite.all():
-            raise ValueError(f"row {int(np.flatnonzero(~finite)[0])} of the item matrix is not finite")
-        self.matrix: Floats = np.array(matrix, dtype=np.float32, order="C")  # a copy: nobody else can change it
+        _check_rows(matrix)
+        self._hold(_Buffer(matrix), len(matrix))  # a copy: nobody else can change it
+
+    def _hold(self, buffer: _Buffer, items: int) -> None:
+        self._buffer = buffer
+        self.memory: Floats = buffer.rows[:items]
+        """(N, D) the rows, writeable because torch shares no other memory. Nobody writes to them."""
+        self.matrix: Floats = self.memory.view()
         self.matrix.flags.writeable = False
-        self._index = faiss.IndexFlatIP(matrix.shape[1])
-        self._index.add(self.matrix)
+
+    def extended(self, added: Floats, rows: Rows | None = None, replaced: Floats | None = None) -> ItemIndex:
+        """A new snapshot with the rows of `added` (n, D) behind the others and, where given, `rows` (m,) replaced.
+
+        Adding costs what the added rows cost, and every few thousand of them one copy of the matrix; replacing
+        costs that copy. Raises ValueError for what could not have been in the matrix from the start.
+        """
+        rows = np.zeros(0, dtype=np.int64) if rows is None else rows
+        replaced = np.zeros((0, self.dimensions), dtype=np.float32) if replaced is None else replaced
+        for part in (added, replaced):
+            if part.ndim != 2 or part.shape[1] != self.dimensions:
+                raise ValueError(f"added rows have shape {part.shape}; this index needs (rows, {self.dimensions})")
+            _check_rows(part)
+        if len(rows) != len(replaced):
+            raise ValueError(f"{len(replaced)} vectors replace {len(rows)} rows")
+        items = len(self) + len(added)
+        buffer = self._buffer
+        if len(rows) or not buffer.claim(len(self), len(added)):
+            buffer = _Buffer(self.matrix, len(added))
+            buffer.rows[rows] = replaced
+        buffer.rows[len(self) : items] = added
+        grown = ItemIndex.__new__(ItemIndex)
+        grown._hold(buffer, items)
+        return grown
 
     def __len__(self) -> int:
-        return len(self.matrix)
+        return len(self.memory)
 
     @property
     def dimensions(self) -> int:
         """D, the length of an item's vector and of a query."""
-        return int(self.matrix.shape[1])
+        return int(self.memory.shape[1])
 
     def search(self, queries: Floats, eligible: Mask | None, k: int) -> tuple[Rows, Floats]:
         """The k' = min(k, eligible items) rows with the greatest inner product, for each of queries (Q, D).
@@ -60,15 +108,11 @@ class ItemIndex:
         if k == 0 or len(queries) == 0:
             return np.zeros((len(queries), k), dtype=np.int64), np.zeros((len(queries), k), dtype=np.float32)
         faiss.omp_set_num_threads(1)
-        if eligible is None:
-            scores, rows = self._index.search(queries, k)
-        else:
-            bitmap = np.packbits(eligible, bitorder="little")
-            # Parameters go with the call: fields set on the index would be shared between requests (faiss #2204).
-            # FAISS's stubs describe the C++ signatures, not the Python ones that the package puts over them.
-            parameters = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bitmap))  # type: ignore[call-arg, arg-type]
-            scores, rows = self._index.search(queries, k, params=parameters)
-        rows, scores = rows.astype(np.int64, copy=False), scores.astype(np.float32, copy=False)
+        selector = None
+        if eligible is not None:
+            bitmap = np.packbits(eligible, bitorder="little")  # FAISS reads it where it lies, until the search ends
+            selector = faiss.IDSelectorBitmap(len(bitmap), faiss.swig_ptr(bitmap))
+        rows, scores = self._nearest(queries, selector, k)
         # A filtered FAISS search has been seen to come short or to forget its selector (faiss #3186, #5504):
         # its word is taken only for rows that exist and are eligible.
         sound = ((rows >= 0) & (rows < len(self))).all() and (eligible is None or bool(eligible[rows].all()))
@@ -76,6 +120,25 @@ class ItemIndex:
             return self._plain(queries, eligible, k)
         order = np.lexsort((rows, -scores), axis=-1)
         return np.take_along_axis(rows, order, axis=-1), np.take_along_axis(scores, order, axis=-1)
+
+    def _nearest(self, queries: Floats, selector: Any, k: int) -> tuple[Rows, Floats]:
+        """What `IndexFlatIP.search` calls, over memory of ours: an index of FAISS's would be a copy, and could not grow
+        while it is searched."""
+        rows = np.empty((len(queries), k), dtype=np.int64)
+        scores = np.empty((len(queries), k), dtype=np.float32)
+        pointer = faiss.swig_ptr
+        faiss.knn_inner_product(
+            pointer(queries),
+            pointer(self.memory),
+            self.dimensions,
+            len(queries),
+            len(self),
+            k,
+            pointer(scores),
+            pointer(rows),
+            selector,
+        )
+        return rows, scores
 
     def search_plain(self, queries: Floats, eligible: Mask | None, k: int) -> tuple[Rows, Floats]:
         """The plain twin of `search`: the whole product, then `best`. Ties always go to the lower row."""
@@ -102,3 +165,11 @@ class ItemIndex:
             raise ValueError(f"eligible is {eligible.dtype}{eligible.shape}; it must be bool({len(self)},)")
         allowed = int(np.count_nonzero(eligible))
         return queries, (None if allowed == len(self) else eligible), min(k, allowed)
+
+
+def _check_rows(matrix: Floats) -> None:
+    if matrix.dtype != np.float32:
+        raise ValueError(f"the item matrix is {matrix.dtype}; it must be float32")
+    finite = np.isfinite(matrix).all(axis=1)
+    if not finite.all():
+        raise ValueError(f"row {int(np.flatnonzero(~finite)[0])} of the item matrix is not finite")

@@ -11,6 +11,7 @@ or a file format.
 from __future__ import annotations
 
 import struct
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from model.catalogue import Catalogue, Mask, Rows
+from model.catalogue import Catalogue, Item, Mask, Rows
+from model.explain import Explanation, leave_one_out
 
 Floats = NDArray[np.float32]
 
@@ -118,6 +120,37 @@ class Recommender(ABC):
         """How `generate` arrives at each taste, step by step; None where nothing is denoised in vectors."""
         return None
 
+    @abstractmethod
+    def with_items(self, items: Sequence[Item]) -> Recommender:
+        """A new recommender that knows these items too; this one stays as it is.
+
+        An item whose id is known gets its new title, categories and text and keeps its row; the others get the rows
+        behind the last, in order. What training learnt of an item is kept whatever its new text says.
+        """
+
+    def score_rows(self, taste: Any, rows: Rows) -> Floats:
+        """(n,) the scores of some rows; `score(taste)[rows]` is the plain twin."""
+        return self.score(taste)[rows]
+
+    def unit_vectors(self, rows: Rows) -> Floats:
+        """(n, D) unit vectors whose inner product says how alike two items are.
+
+        Here for recommenders without vectors of their own: title words and categories, hashed with a sign into 256
+        dimensions (feature hashing, Weinberger et al. 2009), categories weighing double. An item without a word is
+        the zero vector.
+        """
+        return hashed_items([self.catalogue[int(row)] for row in rows])
+
+    def similar(self, row: int, eligible: Mask, k: int) -> tuple[Rows, Floats]:
+        """The items most like one, itself left out."""
+        others = eligible.copy()
+        others[row] = False
+        return self.neighbours(np.array([row], dtype=np.int64), others, k)
+
+    def explain(self, history: Rows, rows: Rows) -> Explanation:
+        """Why these rows, after this history: see `model.explain`. Costs a batch of a few dozen histories."""
+        return leave_one_out(self, history, rows)
+
     def recommend(
         self,
         history: Rows,
@@ -144,6 +177,18 @@ def best(scores: Floats, eligible: Mask, k: int) -> tuple[Rows, Floats]:
     order = np.argsort(-scores[rows], kind="stable")[:k]
     rows = rows[order]
     return rows.astype(np.int64), scores[rows]
+
+
+def hashed_items(items: Sequence[Item], width: int = 256) -> Floats:
+    """(n, width) unit vectors from title words and categories; see `Recommender.unit_vectors`."""
+    vectors = np.zeros((len(items), width), dtype=np.float32)
+    for n, item in enumerate(items):
+        terms = [(f"t {word}", 1.0) for word in item.title.lower().split()]
+        for term, weight in [*terms, *((f"c {category}", 2.0) for category in item.categories)]:
+            code = zlib.crc32(term.encode())
+            vectors[n, code % width] += weight if code >> 31 else -weight
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return (vectors / np.where(norms > 0, norms, 1)).astype(np.float32)
 
 
 class Popular(Recommender):
@@ -178,3 +223,26 @@ class Popular(Recommender):
 
     def neighbours(self, rows: Rows, eligible: Mask, k: int) -> tuple[Rows, Floats]:
         return best(self._scores, eligible, k)
+
+    def similar(self, row: int, eligible: Mask, k: int) -> tuple[Rows, Floats]:
+        """By the share of common categories (Jaccard), then by count: all that is known of an item here."""
+        mine = set(self.catalogue[row].categories)
+        shared = np.zeros(len(self.catalogue), dtype=np.float32)
+        for category in mine:
+            shared += self.catalogue.in_categories([category])
+        near = np.flatnonzero(shared)
+        sizes = [len(mine.union(self.catalogue[int(other)].categories)) for other in near]
+        shared[near] /= np.array(sizes, dtype=np.float32)
+        others = eligible.copy()
+        others[row] = False
+        # A count moves an item by less than one category more or less in common.
+        return best(shared + 1e-3 * self._scores / (1 + self._scores.max(initial=0)), others, k)
+
+    def with_items(self, items: Sequence[Item]) -> Popular:
+        catalogue = self.catalogue.with_items(items)
+        unmet = np.zeros(len(catalogue) - len(self.catalogue), dtype=self.counts.dtype)
+        return Popular(catalogue, np.concatenate([self.counts, unmet]))
+
+    def explain(self, history: Rows, rows: Rows) -> Explanation:
+        """No item of the history has a part in a list by counts."""
+        return Explanation(because=((),) * len(rows), categories=())

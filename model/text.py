@@ -1,6 +1,6 @@
 """Item text -> embedding. The embedded encoder needs no download; a sentence encoder is loaded by id or folder.
 
-Neither knows the catalogue or what it is used for: strings in, unit vectors out, (n, D) float32. A new item's
+Neither knows what it is used for: strings in, unit vectors out, (n, D) float32. A new item's
 text goes through the very same function as the text of the items that were trained on.
 
     encoder = HashedText.load(folder)          # fitted by training/text.py
@@ -23,9 +23,17 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from model.catalogue import Item
+
 Floats = NDArray[np.float32]
+HASHED = "hashed"  # the name of the embedded encoder, in recipes and bundles
 
 _WORD = re.compile(r"\w+")
+
+
+def item_text(item: Item) -> str:
+    """What an encoder reads of an item: its text, else title and categories."""
+    return item.text or ". ".join(part for part in (item.title, ", ".join(item.categories)) if part)
 
 
 class TextEncoder(Protocol):

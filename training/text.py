@@ -12,14 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.sparse import csr_array
 
-from model.catalogue import Item
 from model.text import HashedText, hashed_tf
 from training.svd import right_singular
-
-
-def item_text(item: Item) -> str:
-    """What an encoder reads of an item: its text, else title and categories."""
-    return item.text or ". ".join(part for part in (item.title, ", ".join(item.categories)) if part)
 
 
 def fit_hashed_text(texts: Sequence[str], buckets: int, dim: int) -> HashedText:

@@ -14,6 +14,7 @@ validation and travel in the bundle; lambda = 0 is the trunk alone. Nothing here
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Sequence
@@ -23,15 +24,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from model.catalogue import Catalogue, Mask, Rows
+from model.catalogue import Catalogue, Item, Mask, Rows
 from model.continuous.backbone import BackboneShape, Trunk, pad
+from model.continuous.cold import ColdItems, starting_bias
 from model.continuous.head import Head, HeadShape
 from model.index import ItemIndex
 from model.recommender import Dials, Floats, Recommender, UserTokens, Walk, best
-from model.text import unit
+from model.text import item_text, unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,7 @@ class ContinuousTaste:
 class ContinuousRecommender(Recommender):
     """vectors: (N, W) item vectors E; bias: (N,); counts: (N,) interactions in training, for the ladder.
 
+    cold: places items that training did not know; without it they lie at the origin, where only their bias speaks.
     noise: (S, len(times), W), the fixed draws that every request without `explore` shares.
     """
 
@@ -79,6 +83,7 @@ class ContinuousRecommender(Recommender):
         *,
         max_profile: int,
         device: str = "cpu",
+        cold: ColdItems | None = None,
     ) -> None:
         super().__init__(catalogue)
         if len(vectors) != len(catalogue):
@@ -88,12 +93,41 @@ class ContinuousRecommender(Recommender):
         self.head = head.to(self.device).eval()
         self.mixture = mixture
         self.max_profile = max_profile
-        self.counts = counts.numpy()
-        self.vectors = vectors.to(self.device)
-        self._matrix = torch.cat([vectors, bias[:, None]], dim=1).to(self.device)  # (N, W + 1)
-        self.index = ItemIndex(self._matrix.cpu().numpy())
-        self._unit = unit(vectors.cpu().numpy())
+        self.cold = cold
+        self._trained = len(catalogue)  # rows from here on were added since
+        self._starting_bias = starting_bias(bias.cpu(), counts)
         self._noise = fixed_noise(mixture, vectors.shape[1]).to(self.device)
+        index = ItemIndex(torch.cat([vectors, bias[:, None]], dim=1).cpu().numpy())
+        self._hold(catalogue, index, counts.numpy(), _lengths(index.matrix))
+
+    def _hold(self, catalogue: Catalogue, index: ItemIndex, counts: NDArray[np.int64], lengths: Floats) -> None:
+        """Everything that depends on which items there are. index: [E, b], (N, W + 1). lengths: (N,) of E."""
+        self.catalogue, self.index, self.counts, self._lengths = catalogue, index, counts, lengths
+        self._matrix = torch.from_numpy(index.memory).to(self.device)  # the same memory on a CPU
+        self.vectors = self._matrix[:, :-1]
+
+    def with_items(self, items: Sequence[Item]) -> ContinuousRecommender:
+        """New items are placed by `cold`. An item that was added before and now has another text moves."""
+        catalogue, known = self.catalogue.with_items(items), len(self.catalogue)
+        rows = np.unique(catalogue.rows(item.item_id for item in items if item.item_id))
+        moved = [int(row) for row in rows if self._trained <= row < known]
+        moved = [row for row in moved if item_text(catalogue[row]) != item_text(self.catalogue[row])]
+        placed = self._placed([catalogue[row] for row in (*moved, *range(known, len(catalogue)))])
+        added, unmet = placed[len(moved) :], np.zeros(len(catalogue) - known, dtype=np.int64)
+        index = self.index.extended(added, np.array(moved, dtype=np.int64), placed[: len(moved)])
+        lengths = np.concatenate([self._lengths, _lengths(added)])
+        lengths[moved] = _lengths(placed[: len(moved)])
+        twin = copy.copy(self)
+        twin._hold(catalogue, index, np.concatenate([self.counts, unmet]), lengths)
+        return twin
+
+    def _placed(self, items: Sequence[Item]) -> Floats:
+        """(n, W + 1): vector and starting bias of items that training did not know."""
+        placed = np.zeros((len(items), self.index.dimensions), dtype=np.float32)
+        placed[:, -1] = self._starting_bias
+        if items and self.cold is not None:
+            placed[:, :-1] = self.cold.vectors(items).numpy()
+        return placed
 
     @property
     def bias(self) -> Tensor:
@@ -112,6 +146,7 @@ class ContinuousRecommender(Recommender):
             mixture,
             max_profile=self.max_profile,
             device=str(self.device),
+            cold=self.cold,
         )
 
     # ------------------------------------------------------------------------------------------------------------
@@ -171,11 +206,18 @@ class ContinuousRecommender(Recommender):
     def score(self, taste: ContinuousTaste) -> Floats:
         return _mix(taste.vectors @ self.index.matrix.T, taste.log_weights)
 
+    def score_rows(self, taste: ContinuousTaste, rows: Rows) -> Floats:
+        return _mix(taste.vectors @ self.index.matrix[rows].T, taste.log_weights)
+
+    def unit_vectors(self, rows: Rows) -> Floats:
+        return unit(self.index.matrix[rows, :-1])
+
     def neighbours(self, rows: Rows, eligible: Mask, k: int) -> tuple[Rows, Floats]:
         """By cosine to the mean direction of the items; without items, by count."""
         if len(rows) == 0:
             return best(self.counts.astype(np.float32), eligible, k)
-        return best(self._unit @ self._unit[rows].mean(axis=0), eligible, k)
+        likeness = self.index.matrix[:, :-1] @ self.unit_vectors(rows).mean(axis=0) / self._lengths
+        return best(likeness, eligible, k)
 
     # ------------------------------------------------------------------------------------------------------------
     # For the eye
@@ -271,8 +313,8 @@ class ContinuousRecommender(Recommender):
     def save(self, folder: Path) -> None:
         """Writes catalogue, item matrix, trunk and head as safetensors and JSON into an existing folder."""
         self.catalogue.write(folder / "catalogue.jsonl")
-        bias = self.bias.cpu().contiguous()
-        items = {"vectors": self.vectors.cpu(), "bias": bias, "counts": torch.from_numpy(self.counts)}
+        vectors, bias = self.vectors.cpu().contiguous(), self.bias.cpu().contiguous()
+        items = {"vectors": vectors, "bias": bias, "counts": torch.from_numpy(self.counts)}
         save_file(items, folder / "items.safetensors")
         (folder / "adapter").mkdir()
         save_file(self.trunk.state_dict(), folder / "adapter" / "weights.safetensors")
@@ -281,6 +323,8 @@ class ContinuousRecommender(Recommender):
         save_file(self.head.state_dict(), folder / "head" / "weights.safetensors")
         _write_json(folder / "head" / "shape.json", asdict(self.head.shape))
         _write_json(folder / "mixture.json", {**asdict(self.mixture), "max_profile": self.max_profile})
+        if self.cold is not None:
+            self.cold.save(folder)
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> ContinuousRecommender:
@@ -304,6 +348,7 @@ class ContinuousRecommender(Recommender):
             Mixture(**mixture),
             max_profile=max_profile,
             device=device,
+            cold=ColdItems.load(folder),
         )
 
 
@@ -326,6 +371,12 @@ def fixed_noise(mixture: Mixture, width: int) -> Tensor:
     """(S, T, W): the same in training, validation and serving, on every machine."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn(mixture.samples, len(mixture.times), width, generator=generator)
+
+
+def _lengths(matrix: Floats) -> Floats:
+    """(N,) of the vectors in [E, b], 1 for the zero vector, so that one may divide by it."""
+    lengths: Floats = np.linalg.norm(matrix[:, :-1], axis=1).astype(np.float32)
+    return np.where(lengths > 0, lengths, np.float32(1))
 
 
 def _mix(scores: Floats, log_weights: Floats) -> Floats:

@@ -236,3 +236,85 @@ class RecommenderContract(ABC):
             assert len(set(found.tolist())) == len(found)
             assert (np.diff(scores) <= 0).all()
         assert len(recommender.neighbours(rows, np.zeros(ITEMS, dtype=np.bool_), 4)[0]) == 0
+
+    # ------------------------------------------------------------------------------------------------------------
+    # New items, likeness, reasons
+
+    def test_a_new_item_comes_behind_the_others_and_can_be_found(self, recommender: Recommender) -> None:
+        grown = recommender.with_items([Item("new", "Harbour part 13", ("harbour", "fresh"), "Part 13 of the walk.")])
+        assert len(grown.catalogue) == ITEMS + 1
+        assert grown.catalogue.row("new") == ITEMS
+        assert grown.catalogue.ids(range(ITEMS)) == recommender.catalogue.ids(range(ITEMS))
+        assert np.flatnonzero(grown.catalogue.in_categories(["fresh"])).tolist() == [ITEMS]
+        only = np.zeros(ITEMS + 1, dtype=np.bool_)
+        only[ITEMS] = True
+        every = np.ones(ITEMS + 1, dtype=np.bool_)
+        for taste in self.tastes(grown, HISTORIES):
+            assert grown.retrieve(taste, only, 5)[0].tolist() == [ITEMS]
+            assert np.isfinite(grown.score(taste)).all()
+            assert sorted(grown.retrieve(taste, every, ITEMS + 1)[0].tolist()) == list(range(ITEMS + 1))
+        assert recommender.catalogue.row("new") is None, "the first recommender stays as it is"
+        assert grown.neighbours(rows_of(3), only, 1)[0].tolist() == [ITEMS]
+        tokens = grown.encode([rows_of(3, ITEMS)])
+        assert np.isfinite(grown.score(grown.generate(tokens, [Dials()])[0])).all(), "and it may be in a history"
+
+    def test_a_known_item_keeps_its_row_and_what_was_learnt_of_it(self, recommender: Recommender) -> None:
+        changed = recommender.with_items([Item("item-5", "Renamed", ("harbour", "sale"), "Another text altogether.")])
+        assert len(changed.catalogue) == ITEMS
+        assert changed.catalogue[5] == Item("item-5", "Renamed", ("harbour", "sale"), "Another text altogether.")
+        assert recommender.catalogue[5].title == "Harbour part 6"
+        pairs = zip(self.tastes(recommender, HISTORIES), self.tastes(changed, HISTORIES), strict=True)
+        for one, other in pairs:
+            np.testing.assert_array_equal(recommender.score(one), changed.score(other))
+
+    def test_items_one_by_one_are_items_all_at_once(self, recommender: Recommender) -> None:
+        new = [Item(f"new-{n}", f"Orchard part {20 + n}", ("orchard",), f"Part {20 + n} of it.") for n in range(5)]
+        new[3] = Item("new-1", "Again", ("harbour",), "The same id, another text.")
+        grown = recommender
+        for item in new:
+            grown = grown.with_items([item])
+        at_once = recommender.with_items(new)
+        assert list(grown.catalogue) == list(at_once.catalogue)
+        assert grown.catalogue.categories == at_once.catalogue.categories
+        for one, other in zip(self.tastes(grown, HISTORIES), self.tastes(at_once, HISTORIES), strict=True):
+            np.testing.assert_allclose(grown.score(one), at_once.score(other), atol=1e-5)
+        assert recommender.with_items([]).catalogue.ids(range(ITEMS)) == recommender.catalogue.ids(range(ITEMS))
+
+    def test_scores_of_rows_are_rows_of_the_scores(self, recommender: Recommender) -> None:
+        for taste in self.tastes(recommender, HISTORIES):
+            some = rows_of(7, 0, 23, 7)
+            np.testing.assert_allclose(
+                recommender.score_rows(taste, some), recommender.score(taste)[some], atol=1e-5, rtol=1e-5
+            )
+
+    def test_unit_vectors_are_unit_vectors(self, recommender: Recommender) -> None:
+        vectors = recommender.unit_vectors(rows_of(0, 5, 13))
+        assert vectors.dtype == np.float32
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+        assert recommender.unit_vectors(rows_of()).shape == (0, vectors.shape[1])
+
+    def test_similar_leaves_the_item_itself_out_and_obeys_the_filter(self, recommender: Recommender) -> None:
+        eligible = everything()
+        eligible[4] = False
+        rows, scores = recommender.similar(3, eligible, ITEMS)
+        assert set(rows.tolist()) == set(range(ITEMS)) - {3, 4}
+        assert (np.diff(scores) <= 0).all()
+        assert eligible[3], "similar changed the mask it was given"
+
+    @pytest.mark.parametrize("history", HISTORIES, ids=len)
+    def test_leaving_out_what_is_named_lowers_the_score(self, recommender: Recommender, history: Rows) -> None:
+        rows, _ = recommender.recommend(history, 4, seen=rows_of())
+        explanation = recommender.explain(history, rows)
+        assert len(explanation.because) == len(rows)
+        (taste,) = self.tastes(recommender, [history])
+        for row, reasons in zip(rows, explanation.because, strict=True):
+            falls = [fall for _, fall in reasons]
+            assert falls == sorted(falls, reverse=True)
+            for named, fall in reasons:
+                assert named in history
+                (without,) = self.tastes(recommender, [history[history != named]])
+                measured = float(recommender.score(taste)[row] - recommender.score(without)[row])
+                assert measured == pytest.approx(fall, abs=1e-3)
+                assert fall > 0
+        for _, probability in explanation.categories:
+            assert 0 <= probability <= 1 + 1e-5

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from model.continuous.cold import ColdItems
 from model.continuous.recommender import ContinuousRecommender, Mixture
 from model.continuous.tokenizer import Tokenizer
+from model.text import HASHED, HashedText, item_text
 from tests.contracts.recommender_contract import ITEMS, toy_catalogue, toy_histories
 from training.collaborative import spectral
 from training.data.prepared import Prepared
@@ -17,7 +19,7 @@ from training.recipe import Recipe, load_recipe
 from training.stages.head import FittedHead, fit_head
 from training.stages.tokenizer import fit_tokenizer
 from training.stages.trunk import FittedTrunk, fit_trunk
-from training.text import fit_hashed_text, item_text
+from training.text import fit_hashed_text
 
 # Every number that the answer hangs on is set here, so that tuning a recipe for real data moves no test.
 OVERRIDES = (
@@ -58,6 +60,7 @@ class Fitted:
 
     prepared: Prepared
     recipe: Recipe
+    encoder: HashedText
     tokenizer: Tokenizer
     trunk: FittedTrunk
     head: FittedHead
@@ -66,6 +69,7 @@ class Fitted:
         """The whole model with the mixture's weight set by hand."""
         part = self.recipe.head
         anchor = self.trunk.recommender(self.prepared, self.recipe.trunk.max_profile)
+        anchor.cold = ColdItems(self.tokenizer, self.trunk.space.project.weight, self.encoder, HASHED)
         return anchor.with_head(self.head.head, Mixture(part.samples, part.times, weight))
 
 
@@ -91,8 +95,8 @@ def fitted() -> Fitted:
     prepared, recipe = toy_prepared(), load_recipe("contrec", "tiny", OVERRIDES)
     collaborative, known = spectral(*prepared.train_histories(), ITEMS, recipe.signals.spectral_dim)
     texts = [item_text(item) for item in prepared.catalogue]
-    text = fit_hashed_text(texts, recipe.signals.text_buckets, recipe.signals.text_dim).encode(texts)
-    tokenizer, tokens, _ = fit_tokenizer(collaborative, known, text, recipe.tokenizer, seed=0)
+    encoder = fit_hashed_text(texts, recipe.signals.text_buckets, recipe.signals.text_dim)
+    tokenizer, tokens, _ = fit_tokenizer(collaborative, known, encoder.encode(texts), recipe.tokenizer, seed=0)
     trunk = fit_trunk(prepared, tokens, recipe.trunk, seed=0)
     head = fit_head(prepared, trunk.trunk, trunk.space, recipe.head, recipe.trunk, seed=0)
-    return Fitted(prepared, recipe, tokenizer, trunk, head)
+    return Fitted(prepared, recipe, encoder, tokenizer, trunk, head)

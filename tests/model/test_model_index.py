@@ -77,8 +77,8 @@ class Faulty:
     def __init__(self, row: int) -> None:
         self.row = row
 
-    def search(self, queries: Floats, k: int, **_: Any) -> tuple[Floats, Any]:
-        return np.ones((len(queries), k), dtype=np.float32), np.full((len(queries), k), self.row, dtype=np.int64)
+    def __call__(self, queries: Floats, selector: Any, k: int) -> tuple[Any, Floats]:
+        return np.full((len(queries), k), self.row, dtype=np.int64), np.ones((len(queries), k), dtype=np.float32)
 
 
 @pytest.mark.parametrize("row", [-1, 0, 99], ids=["came short", "forgot the selector", "no such row"])
@@ -87,7 +87,7 @@ def test_a_filtered_search_that_cannot_be_trusted_is_redone_exactly(row: int) ->
     eligible = np.ones(8, dtype=np.bool_)
     eligible[0] = False
     queries = matrix_of(2, 3, seed=5)
-    index._index = Faulty(row)
+    index._nearest = Faulty(row)  # type: ignore[method-assign]
     rows, scores = index.search(queries, eligible, 4)
     expected, expected_scores = index.search_plain(queries, eligible, 4)
     assert rows.tolist() == expected.tolist()
@@ -125,3 +125,55 @@ def test_a_question_of_another_shape_is_refused() -> None:
         index.search(matrix_of(2, 3), None, -1)
     with pytest.raises(ValueError, match="not finite"):
         index.search(np.full((1, 3), np.inf, dtype=np.float32), None, 1)
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# Growing
+
+
+def assert_the_same(one: ItemIndex, other: ItemIndex) -> None:
+    np.testing.assert_array_equal(one.matrix, other.matrix)
+    queries = matrix_of(3, one.dimensions, seed=9)
+    for mask in (None, np.random.default_rng(1).random(len(one)) < 0.5):
+        for found, expected in zip(one.search(queries, mask, 7), other.search(queries, mask, 7), strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+
+@settings(max_examples=40, deadline=None)
+@given(first=st.integers(0, 30), steps=st.lists(st.integers(0, 700), max_size=5), seed=st.integers(0, 2**20))
+def test_a_grown_index_equals_one_built_at_once(first: int, steps: list[int], seed: int) -> None:
+    """Past the spare room and within it; every snapshot on the way stays what it was."""
+    draw = np.random.default_rng(seed)
+    plain = matrix_of(first, 3, seed)
+    snapshots = [(ItemIndex(plain), plain)]
+    for step in steps:
+        added = draw.standard_normal((step, 3)).astype(np.float32)
+        rows = np.flatnonzero(draw.random(len(plain)) < draw.choice([0.0, 0.1]))
+        replaced = draw.standard_normal((len(rows), 3)).astype(np.float32)
+        plain = np.concatenate([plain, added])
+        plain[rows] = replaced
+        snapshots.append((snapshots[-1][0].extended(added, rows, replaced), plain.copy()))
+    for grown, matrix in snapshots:
+        assert_the_same(grown, ItemIndex(matrix))
+
+
+def test_two_that_grow_from_one_do_not_meet() -> None:
+    base = ItemIndex(matrix_of(5, 3))
+    one, other = base.extended(matrix_of(2, 3, seed=1)), base.extended(matrix_of(4, 3, seed=2))
+    assert_the_same(one, ItemIndex(np.concatenate([matrix_of(5, 3), matrix_of(2, 3, seed=1)])))
+    assert_the_same(other, ItemIndex(np.concatenate([matrix_of(5, 3), matrix_of(4, 3, seed=2)])))
+    assert_the_same(base, ItemIndex(matrix_of(5, 3)))
+    assert np.shares_memory(base.memory, one.memory), "the first to grow copies nothing"
+
+
+def test_what_could_not_have_been_built_cannot_be_added() -> None:
+    index = ItemIndex(matrix_of(4, 3))
+    with pytest.raises(ValueError, match="not finite"):
+        index.extended(np.full((1, 3), np.nan, dtype=np.float32))
+    with pytest.raises(ValueError, match="must be float32"):
+        index.extended(np.zeros((1, 3)))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="needs \\(rows, 3\\)"):
+        index.extended(matrix_of(1, 2))
+    with pytest.raises(ValueError, match="0 vectors replace 1 rows"):
+        index.extended(matrix_of(1, 3), np.array([0]))
+    assert len(index) == 4

@@ -7,6 +7,7 @@ n + 3, n - 1 and so on outward, without ties.
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ class Circle(Recommender):
 
     def __init__(self, items: int = ITEMS) -> None:
         super().__init__(circle_catalogue(items))
+        self.size = items
         angles = 2 * np.pi * np.arange(items) / items
         self.vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
         self.counts = np.arange(items, 0, -1).astype(np.float32)  # i0 is the most popular
@@ -59,7 +61,8 @@ class Circle(Recommender):
         """Where it looks after a history; the middle, equally far from everything, where there is none."""
         if len(history) == 0:
             return np.zeros(2, dtype=np.float32)
-        angle = 2 * np.pi * (history[-1] + 1.25) / len(self.vectors)
+        cos, sin = self.vectors[history[-1]]
+        angle = np.arctan2(sin, cos) + 2 * np.pi * 1.25 / self.size
         return np.array([np.cos(angle), np.sin(angle)], dtype=np.float32)
 
     def generate(self, tokens: Sequence[UserTokens], dials: Sequence[Dials]) -> list[Floats]:
@@ -74,6 +77,20 @@ class Circle(Recommender):
     def score(self, taste: Any) -> Floats:
         scores: Floats = self.vectors @ taste
         return scores
+
+    def with_items(self, items: Sequence[Item]) -> Circle:
+        """A new item lies where the number in its text says ("7.5": between i7 and i8), else in the middle."""
+        grown = copy.copy(self)
+        grown.catalogue = self.catalogue.with_items(items)
+        added = [grown.catalogue[row] for row in range(len(self.catalogue), len(grown.catalogue))]
+        angles = [2 * np.pi * float(item.text) / ITEMS if item.text else np.nan for item in added]
+        placed = np.array([[np.cos(angle), np.sin(angle)] for angle in angles], dtype=np.float32).reshape(-1, 2)
+        grown.vectors = np.concatenate([self.vectors, np.nan_to_num(placed)])
+        grown.counts = np.concatenate([self.counts, np.zeros(len(added), dtype=np.float32)])
+        return grown
+
+    def unit_vectors(self, rows: Rows) -> Floats:
+        return self.vectors[rows]
 
     def neighbours(self, rows: Rows, eligible: Mask, k: int) -> tuple[Rows, Floats]:
         if len(rows) == 0:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from model.text import item_text
 from training.collaborative import spectral
 from training.data.prepared import TRAIN, Prepared
 from training.recipe import Recipe, load_recipe
@@ -21,7 +22,7 @@ from training.stages.head import fit_head
 from training.stages.tokenizer import fit_tokenizer
 from training.stages.trunk import fit_trunk
 from training.stages.windows import Windows
-from training.text import fit_hashed_text, item_text
+from training.text import fit_hashed_text
 from training.train import train
 
 ONE_EPOCH = (

@@ -5,18 +5,17 @@ built = build(recipe, run)
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 
-from model.text import HashedText, SentenceEncoder, TextEncoder
+from model.continuous.cold import ColdItems
+from model.text import HASHED, SentenceEncoder, TextEncoder, item_text
 from training.collaborative import spectral
 from training.recipes.continuous import ContinuousRecipe, SignalsPart
 from training.run import Built, Run
 from training.stages.head import fit_head
 from training.stages.tokenizer import fit_tokenizer
 from training.stages.trunk import fit_trunk
-from training.text import fit_hashed_text, item_text
+from training.text import fit_hashed_text
 
 
 def build(recipe: ContinuousRecipe, run: Run) -> Built:
@@ -42,21 +41,12 @@ def build(recipe: ContinuousRecipe, run: Run) -> Built:
         run.report["head"] = {"epochs": head.epochs, "weight": head.mixture.weight, "lead": head.lead}
     anchor = fitted.recommender(prepared, recipe.trunk.max_profile)
     recommender = anchor.with_head(head.head, head.mixture)
-
-    def fill(folder: Path) -> None:
-        recommender.save(folder)
-        (folder / "tokenizer").mkdir()
-        tokenizer.save(folder / "tokenizer")
-        (folder / "text").mkdir()
-        if isinstance(encoder, HashedText):
-            encoder.save(folder / "text")
-        (folder / "text" / "encoder.json").write_text(json.dumps({"encoder": recipe.signals.text_encoder}) + "\n")
-
+    recommender.cold = ColdItems(tokenizer, fitted.space.project.weight, encoder, recipe.signals.text_encoder)
     alone = recommender if head.mixture.weight == 0 else anchor
-    return Built(recommender, fill, {"trunk_alone": alone})
+    return Built(recommender, recommender.save, {"trunk_alone": alone})
 
 
 def _text_encoder(signals: SignalsPart, texts: Sequence[str]) -> TextEncoder:
-    if signals.text_encoder == "hashed":
+    if signals.text_encoder == HASHED:
         return fit_hashed_text(texts, signals.text_buckets, signals.text_dim)
     return SentenceEncoder(signals.text_encoder)
