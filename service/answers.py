@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 
@@ -23,6 +22,7 @@ from service.bundles import Bundles, Served
 from service.eligibility import eligible_rows, unknown_ids
 from service.errors import ApiError, ErrorCode
 from service.fallback import Picked, Question
+from service.insights import Insights, new_id
 from service.metrics import Metrics
 from service.schemas import Degraded, RecommendAnswer, RecommendedItem, RecommendRequest, Source, Timings
 from service.settings import Settings
@@ -39,6 +39,7 @@ class Answers:
 
     settings: Settings
     metrics: Metrics
+    insights: Insights
     bundles: Bundles
     users: Users
     batcher: Batcher[Question, Picked]
@@ -48,8 +49,8 @@ class Answers:
         """The answer, always from some rung of the ladder. Raises not_available and overloaded, both typed."""
         started = time.perf_counter()
         request.refuse_what_is_not_there()
-        recommendation_id = uuid4().hex
         served = self.bundles.served  # once: a swap meanwhile must not mix two bundles
+        recommendation_id = new_id(None if served is None else served.label)
         user = await self.users.read(request.user_id, _WITHOUT_BUNDLE if served is None else served.label)
         history = user.record.history if request.history is None else request.history
         excluded = user.record.seen.union(request.history or ()) if request.exclude_seen else frozenset[str]()
@@ -62,8 +63,10 @@ class Answers:
             catalogue = served.recommender.catalogue
             eligible = eligible_rows(catalogue, excluded=excluded, allow=request.allow, deny=request.deny)
             dials = Dials(explore=request.explore, seed=_seed(request, recommendation_id))
-            picked = await self._pick(served, catalogue.rows(history), eligible, dials, request, user)
+            known = catalogue.rows(history)
+            picked = await self._pick(served, known, eligible, dials, request, user)
             items = described(served, picked)
+            self.insights.answered(served, picked.rows, len(known))
             given = [selection.items for selection in (request.allow, request.deny) if selection is not None]
             ignored = unknown_ids(catalogue, request.history, *given)
 

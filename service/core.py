@@ -4,6 +4,7 @@
     bundles     what is served                              bundles.py
     batcher     the queue and the model's thread            batcher.py, fallback.py
     answers     from a request to an answer                 answers.py
+    insights    what is recommended, for the dashboards     insights.py
 
 A new noun gets a module beside these and an attribute here; routes and middleware are thin shells around the parts.
 
@@ -25,6 +26,7 @@ from service.batcher import Batcher
 from service.bundles import Bundles
 from service.fallback import Picked, Question, climb
 from service.guard import Guard
+from service.insights import Insights
 from service.metrics import Metrics
 from service.schemas import BundleState
 from service.settings import Settings
@@ -47,12 +49,13 @@ class Service:
         for warning in choice.warnings:
             log.warning("%s", warning)
         self.guard = Guard(store, on_failure=self._count_store_failure)
-        self.users = Users(self.guard, self.metrics, settings.token_ttl_s)
+        insights = Insights(self.metrics)
+        self.users = Users(self.guard, self.metrics, insights, settings.token_ttl_s)
         self.batcher: Batcher[Question, Picked] = Batcher(
             climb, queue_size=settings.queue_size, max_batch=settings.max_batch, on_batch=self._count_batch
         )
         self.bundles = Bundles(settings.bundles, settings.bundle, choice, self.batcher.on_thread, self.metrics)
-        self.answers = Answers(settings, self.metrics, self.bundles, self.users, self.batcher, self.later)
+        self.answers = Answers(settings, self.metrics, insights, self.bundles, self.users, self.batcher, self.later)
         self.draining = False
         self._background: set[asyncio.Task[None]] = set()
 

@@ -33,6 +33,7 @@ def geometric(first: float, factor: float, count: int) -> tuple[float, ...]:
 
 SECONDS: Final = geometric(0.0005, 1.6, 20)  # 0.5 ms to 3.8 s
 POWERS_OF_TWO: Final = geometric(1, 2, 11)  # 1 to 1024
+TENTHS: Final = tuple(n / 10 for n in range(1, 11))
 
 
 class Metrics:
@@ -100,6 +101,38 @@ class Metrics:
         self.bundle_info = Gauge(
             "contrec_bundle_info", "1 for the bundle that is served.", ["bundle"], registry=self.registry
         )
+        # What is recommended: insights.py.
+        self.lists = Counter(
+            "contrec_lists", "Lists answered, by the bundle they came from.", ["bundle"], registry=self.registry
+        )
+        self.cited_events = Counter(
+            "contrec_cited_events",
+            "New events that cite a recommendation, by its bundle and their type.",
+            ["bundle", "type"],
+            registry=self.registry,
+        )
+        self.history_items = Histogram(
+            "contrec_history_items",
+            "Items in the history that a list was made from; 0 is a cold user.",
+            buckets=(0.0, *POWERS_OF_TWO),
+            registry=self.registry,
+        )
+        self.list_popularity = Histogram(
+            "contrec_list_popularity",
+            "Mean popularity of a list's first ten items: 1 is the catalogue's most popular item, 0 its least.",
+            buckets=TENTHS,
+            registry=self.registry,
+        )
+        self.list_diversity = Histogram(
+            "contrec_list_diversity",
+            "Mean distance between the categories of two of a list's first ten items: 0 is alike, 1 nothing in common.",
+            buckets=TENTHS,
+            registry=self.registry,
+        )
+        self.shown_items = Gauge(
+            "contrec_shown_items", "Different items that this replica showed in the last hour.", registry=self.registry
+        )
+        self.catalogue_items = Gauge("contrec_catalogue_items", "Items of the catalogue.", registry=self.registry)
         self.ready = Gauge("contrec_ready", "1 once the service wants requests.", registry=self.registry)
 
     def serve(self, host: str, port: int) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from model.recommender import UserTokens
 from service.errors import ApiError, ErrorCode
 from service.guard import Guard
+from service.insights import Insights
 from service.metrics import Metrics
 from service.schemas import EventIn, EventsAnswer
 from service.stores.contract import Event, StoreUnavailable, UserRecord
@@ -54,9 +55,10 @@ class User:
 class Users:
     """See the module. token_ttl_s: how long user tokens are kept."""
 
-    def __init__(self, guard: Guard, metrics: Metrics, token_ttl_s: int) -> None:
+    def __init__(self, guard: Guard, metrics: Metrics, insights: Insights, token_ttl_s: int) -> None:
         self._guard = guard
         self._metrics = metrics
+        self._insights = insights
         self._token_ttl_s = token_ttl_s
 
     async def read(self, user_id: str | None, bundle: str) -> User:
@@ -83,6 +85,10 @@ class Users:
             raise ApiError(ErrorCode.STORE_UNAVAILABLE, message, retry_after=RETRY_AFTER_S) from None
         self._metrics.events.labels(result="accepted").inc(appended.accepted)
         self._metrics.events.labels(result="repeated").inc(appended.repeated)
+        if not appended.repeated:  # else nobody knows which: a retry must not count a click twice
+            for event in kept:
+                if event.recommendation_id is not None:
+                    self._insights.cited(event.recommendation_id, event.type)
         return EventsAnswer(accepted=appended.accepted, repeated=appended.repeated)
 
     async def keep_tokens(self, user_id: str, bundle: str, version: int, tokens: UserTokens) -> None:
