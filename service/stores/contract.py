@@ -1,7 +1,8 @@
 """What the service asks of a store: the records, the one Protocol, and the one error.
 
-A store keeps every accepted event for ever (the log), and what follows from it: each user's history and seen
-set, and how often each item was met. It also keeps user tokens, which may vanish at any time. It knows no
+A store keeps every accepted event for ever (the log), and what follows from it: each user's history, seen set and
+dislikes, and how often each item was met. It keeps what was said of items since the bundle was made (the overlay), and
+which version of a bundle is active (the pointer). It also keeps user tokens, which may vanish at any time. It knows no
 bundle, no catalogue and no HTTP; ids are opaque strings. `sqlite.py` and `redis.py` fulfil this contract, and
 `tests/contracts/store_contract.py` is its executable form.
 
@@ -11,8 +12,8 @@ bundle, no catalogue and no HTTP; ids are opaque strings. `sqlite.py` and `redis
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final, Protocol
 
@@ -21,6 +22,10 @@ HISTORY_TAIL: Final = 1000
 
 MAX_APPEND: Final = 1000
 """Most events of one `append`: all or none means one transaction, and one transaction must stay short."""
+
+
+DISLIKE_BELOW: Final = 3.0
+"""A rating below this is a dislike: on the scale of five that most rate on, one and two stars."""
 
 
 class StoreUnavailable(Exception):
@@ -33,7 +38,10 @@ class StoreIncompatible(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One interaction. time: unix seconds. recommendation_id: of the answer that led to it, where known."""
+    """One interaction. time: unix seconds. recommendation_id: of the answer that led to it, where known.
+
+    A negative one (a dislike, or a rating below DISLIKE_BELOW) joins the seen set but no history and no count.
+    """
 
     event_id: str
     user_id: str
@@ -43,27 +51,58 @@ class Event:
     time: float = 0.0
     recommendation_id: str | None = None
 
+    @property
+    def negative(self) -> bool:
+        """Whether the user did not like what they met."""
+        rated_low = self.type == "rating" and self.value is not None and self.value < DISLIKE_BELOW
+        return self.type == "dislike" or rated_low
+
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """accepted: events that are new and now kept. repeated: events whose id the store already knew."""
+    """accepted: events that are new and now kept. repeated: events whose id the store already knew.
+
+    new: the places in the batch of those that were accepted.
+    """
 
     accepted: int
     repeated: int
+    new: tuple[int, ...] = field(default=(), compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredItem:
+    """What was said of an item since the bundle was made: how it is now, or that it is withdrawn."""
+
+    item_id: str
+    title: str = ""
+    categories: tuple[str, ...] = ()
+    text: str = ""
+    withdrawn: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pointer:
+    """Which version of a bundle is active, and which was before it."""
+
+    version: str
+    previous: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class UserRecord:
     """All that one answer needs of a user, read in one round trip.
 
-    history: the newest HISTORY_TAIL item ids in order of time, and of arrival where times are equal.
-    seen: every item id of the user. version: the log position of the user's last accepted event, so that it
-    grows with each one and never repeats, not even after `erase`; 0 for a user without events.
+    history: the item ids of the newest HISTORY_TAIL events that are not negative, in order of time, and of arrival
+    where times are equal; without the items in disliked. disliked: items of which the newest event, by time, is a
+    negative one. seen: every item id of the user. version: the log position of the user's last accepted event, so
+    that it grows with each one and never repeats, not even after `erase`; 0 for a user without events.
     tokens: what `write_tokens` stored for this bundle, made from the history as it was at tokens_version.
     """
 
     history: tuple[str, ...] = ()
     seen: frozenset[str] = frozenset()
+    disliked: frozenset[str] = frozenset()
     version: int = 0
     tokens: bytes | None = None
     tokens_version: int | None = None
@@ -90,11 +129,37 @@ class Store(Protocol):
         ...
 
     async def popular(self, n: int) -> list[tuple[str, int]]:
-        """The n items with the most events and their counts, most first, equal counts in order of id."""
+        """The n items with the most events that are not negative, and their counts: most first, ties in order of id."""
         ...
 
     def events(self, after: int | None = None) -> AsyncIterator[tuple[int, Event]]:
         """The log in order of arrival, each event with its position; `after` continues behind a position."""
+        ...
+
+    async def user_events(self, user_id: str, after: int = 0, n: int = 1000) -> list[tuple[int, Event]]:
+        """At most n of the user's events with their positions, in order of arrival, behind a position."""
+        ...
+
+    async def write_items(self, items: Sequence[StoredItem]) -> int:
+        """Keeps what is said of items, all or none, each in place of what was said of it before.
+
+        Returns the catalogue version after it: one counter that grows with every write and never repeats.
+        """
+        ...
+
+    async def read_items(self, after: int) -> tuple[int, list[StoredItem]]:
+        """The catalogue version, and every item that was written since the version `after`, in order of writing.
+
+        Cheap where nothing was: replicas ask several times a second.
+        """
+        ...
+
+    async def read_pointer(self, name: str) -> Pointer | None:
+        """Which version of the bundle `name` is active; None while nobody has said so."""
+        ...
+
+    async def write_pointer(self, name: str, version: str) -> Pointer:
+        """Makes a version the active one; the one before becomes `previous`. Writing it again changes nothing."""
         ...
 
     async def erase(self, user_id: str) -> int:
@@ -121,6 +186,22 @@ async def append_all(store: Store, events: Iterable[Event], size: int = MAX_APPE
         appended = await store.append(batch)
         accepted, repeated = accepted + appended.accepted, repeated + appended.repeated
     return Appended(accepted, repeated)
+
+
+def positive_tail(
+    history: Iterable[tuple[float, str]], negatives: Mapping[str, float]
+) -> tuple[tuple[str, ...], frozenset[str]]:
+    """(history, disliked) as a UserRecord has them.
+
+    history: (time, item) of the newest positive events, in order. negatives: item -> time of its newest negative
+    event; where both are of the same time the negative one counts.
+    """
+    tail = list(history)
+    newest = {item_id: time for time, item_id in tail}  # the last one of an item is its newest
+    disliked = frozenset(
+        item_id for item_id, time in negatives.items() if item_id not in newest or newest[item_id] <= time
+    )
+    return tuple(item_id for _, item_id in tail if item_id not in disliked), disliked
 
 
 def check_batch(events: Sequence[Event]) -> None:

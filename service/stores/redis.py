@@ -8,9 +8,14 @@ One read is one round trip (a pipeline), one append is one Lua script, all or no
     popular             sorted set item -> -count, so that equal counts come in order of id
     history:<user>      sorted set "<position, 16 digits><item>" -> time, trimmed to the tail
     seen:<user>         set of item ids
+    negatives:<user>    sorted set item -> time of its newest negative event, while no later event takes it back
     positions:<user>    list of the user's log positions; the last one is the version
     tokens:<bundle>:<user>   8 bytes version, little-endian, then the tokens; the only keys with a TTL
     bundles:<user>      set of bundles for which tokens were written, for erase
+    catalogue           counter: the catalogue version
+    items               hash item -> what was said of it, JSON
+    items_by_version    sorted set item -> the catalogue version at its writing
+    pointer:<name>      hash version, previous: which version of a bundle is active
 
 Run Redis with `maxmemory-policy volatile-lru`, so that only tokens are evicted. Not for Redis Cluster: the log
 is one key and the scripts touch several.
@@ -20,8 +25,10 @@ is one key and the scripts touch several.
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import AsyncIterator, Awaitable, Sequence
+from dataclasses import asdict
 from typing import Any, Final, TypeVar, cast
 from urllib.parse import quote
 
@@ -30,7 +37,17 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, RedisError
 
-from service.stores.contract import HISTORY_TAIL, Appended, Event, StoreUnavailable, UserRecord, check_batch
+from service.stores.contract import (
+    HISTORY_TAIL,
+    Appended,
+    Event,
+    Pointer,
+    StoredItem,
+    StoreUnavailable,
+    UserRecord,
+    check_batch,
+    positive_tail,
+)
 
 T = TypeVar("T")
 
@@ -38,28 +55,35 @@ _PREFIX: Final = "contrec:"
 _VERSION: Final = struct.Struct("<Q")
 _POSITION_DIGITS: Final = 16
 _PAGE: Final = 1000
-_FIELDS: Final = 7
 
 # Redis decides whether memory or persistence allow writes before a script starts, so the first write fails or
 # none does: the script as a whole is all or none.
 _APPEND: Final = """
-local accepted = 0
-for i = 1, #ARGV, 7 do
-  local id, user, item = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+local new = {}
+for i = 1, #ARGV, 8 do
+  local id, user, item, time = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 5]
   if redis.call('SADD', 'contrec:event_ids', id) == 1 then
     local position = redis.call('INCR', 'contrec:position')
     redis.call('XADD', 'contrec:log', string.format('%d-0', position), 'event_id', id, 'user_id', user, 'item_id', item,
-      'type', ARGV[i + 3], 'value', ARGV[i + 4], 'time', ARGV[i + 5], 'recommendation_id', ARGV[i + 6])
-    local history = 'contrec:history:' .. user
-    redis.call('ZADD', history, ARGV[i + 5], string.format('%016d', position) .. item)
-    redis.call('ZREMRANGEBYRANK', history, 0, -TAIL - 1)
+      'type', ARGV[i + 3], 'value', ARGV[i + 4], 'time', time, 'recommendation_id', ARGV[i + 6],
+      'negative', ARGV[i + 7])
     redis.call('SADD', 'contrec:seen:' .. user, item)
     redis.call('RPUSH', 'contrec:positions:' .. user, position)
-    redis.call('ZINCRBY', 'contrec:popular', -1, item)
-    accepted = accepted + 1
+    local negatives = 'contrec:negatives:' .. user
+    if ARGV[i + 7] == '1' then
+      redis.call('ZADD', negatives, 'GT', time, item)
+    else
+      local history = 'contrec:history:' .. user
+      redis.call('ZADD', history, time, string.format('%016d', position) .. item)
+      redis.call('ZREMRANGEBYRANK', history, 0, -TAIL - 1)
+      redis.call('ZINCRBY', 'contrec:popular', -1, item)
+      local disliked = redis.call('ZSCORE', negatives, item)
+      if disliked and tonumber(disliked) < tonumber(time) then redis.call('ZREM', negatives, item) end
+    end
+    new[#new + 1] = (i - 1) / 8
   end
 end
-return accepted
+return new
 """.replace("TAIL", str(HISTORY_TAIL))
 
 # KEYS: tokens key. ARGV: user, bundle, version, value (version bytes + tokens), ttl in milliseconds.
@@ -79,18 +103,50 @@ for _, position in ipairs(positions) do
   local entry = redis.call('XRANGE', 'contrec:log', position .. '-0', position .. '-0')[1]
   if entry then
     redis.call('SREM', 'contrec:event_ids', entry[2][2])
-    local left = tonumber(redis.call('ZINCRBY', 'contrec:popular', 1, entry[2][6]))
-    if left >= 0 then redis.call('ZREM', 'contrec:popular', entry[2][6]) end
+    if entry[2][16] ~= '1' then
+      local left = tonumber(redis.call('ZINCRBY', 'contrec:popular', 1, entry[2][6]))
+      if left >= 0 then redis.call('ZREM', 'contrec:popular', entry[2][6]) end
+    end
     redis.call('XDEL', 'contrec:log', position .. '-0')
   end
 end
 for _, bundle in ipairs(redis.call('SMEMBERS', 'contrec:bundles:' .. user)) do
   redis.call('DEL', 'contrec:tokens:' .. bundle .. ':' .. user)
 end
-for _, kind in ipairs({'history:', 'seen:', 'positions:', 'bundles:'}) do
+for _, kind in ipairs({'history:', 'seen:', 'negatives:', 'positions:', 'bundles:'}) do
   redis.call('DEL', 'contrec:' .. kind .. user)
 end
 return #positions
+"""
+
+# ARGV: item, JSON, item, JSON, ...
+_WRITE_ITEMS: Final = """
+for i = 1, #ARGV, 2 do
+  local version = redis.call('INCR', 'contrec:catalogue')
+  redis.call('HSET', 'contrec:items', ARGV[i], ARGV[i + 1])
+  redis.call('ZADD', 'contrec:items_by_version', version, ARGV[i])
+end
+return tonumber(redis.call('GET', 'contrec:catalogue') or 0)
+"""
+
+# ARGV: the version that the reader has. Item by item, as HMGET with all of them could pass what Lua unpacks.
+_READ_ITEMS: Final = """
+local version = tonumber(redis.call('GET', 'contrec:catalogue') or 0)
+local found = {version}
+if version > tonumber(ARGV[1]) then
+  for _, item in ipairs(redis.call('ZRANGEBYSCORE', 'contrec:items_by_version', '(' .. ARGV[1], '+inf')) do
+    found[#found + 1] = redis.call('HGET', 'contrec:items', item)
+  end
+end
+return found
+"""
+
+# KEYS: pointer key. ARGV: version.
+_WRITE_POINTER: Final = """
+local held = redis.call('HGET', KEYS[1], 'version')
+if held and held ~= ARGV[1] then redis.call('HSET', KEYS[1], 'previous', held) end
+redis.call('HSET', KEYS[1], 'version', ARGV[1])
+return redis.call('HMGET', KEYS[1], 'version', 'previous')
 """
 
 
@@ -102,6 +158,9 @@ class RedisStore:
         self._append = redis.register_script(_APPEND)
         self._write_tokens = redis.register_script(_WRITE_TOKENS)
         self._erase = redis.register_script(_ERASE)
+        self._write_items = redis.register_script(_WRITE_ITEMS)
+        self._read_items = redis.register_script(_READ_ITEMS)
+        self._write_pointer = redis.register_script(_WRITE_POINTER)
 
     @classmethod
     def connect(
@@ -133,9 +192,9 @@ class RedisStore:
         for event in events:
             value = "" if event.value is None else repr(float(event.value))
             arguments += [event.event_id, event.user_id, event.item_id, event.type, value, repr(float(event.time))]
-            arguments.append(event.recommendation_id or "")
-        accepted = int(cast(int, await self._call(self._append(args=arguments))))
-        return Appended(accepted=accepted, repeated=len(events) - accepted)
+            arguments += [event.recommendation_id or "", str(int(event.negative))]
+        new = tuple(cast(list[int], await self._call(self._append(args=arguments))))
+        return Appended(accepted=len(new), repeated=len(events) - len(new), new=new)
 
     async def read_user(self, user_id: str, bundle: str) -> UserRecord:
         # No MULTI: Redis refuses even reads inside one while it is over maxmemory. The order does its work: should
@@ -143,14 +202,20 @@ class RedisStore:
         # and the seen set is the newer one.
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.lindex(f"{_PREFIX}positions:{user_id}", -1)
-        pipeline.zrange(f"{_PREFIX}history:{user_id}", 0, -1)
+        pipeline.zrange(f"{_PREFIX}history:{user_id}", 0, -1, withscores=True)
+        pipeline.zrange(f"{_PREFIX}negatives:{user_id}", 0, -1, withscores=True)
         pipeline.smembers(f"{_PREFIX}seen:{user_id}")
         pipeline.get(_tokens_key(bundle, user_id))
-        version, history, seen, tokens = cast(list[Any], await self._call(pipeline.execute()))
+        version, positives, negatives, seen, tokens = cast(list[Any], await self._call(pipeline.execute()))
         fresh = tokens is not None and len(tokens) >= _VERSION.size
+        history, disliked = positive_tail(
+            ((time, member[_POSITION_DIGITS:].decode()) for member, time in positives),
+            {item_id.decode(): time for item_id, time in negatives},
+        )
         return UserRecord(
-            history=tuple(member[_POSITION_DIGITS:].decode() for member in history),
+            history=history,
             seen=frozenset(item_id.decode() for item_id in seen),
+            disliked=disliked,
             version=int(version or 0),
             tokens=tokens[_VERSION.size :] if fresh else None,
             tokens_version=_VERSION.unpack_from(tokens)[0] if fresh else None,
@@ -174,11 +239,40 @@ class RedisStore:
         while True:
             start = f"({position}-0"
             page: list[Any] = await self._call(cast(Any, self._redis.xrange(f"{_PREFIX}log", min=start, count=_PAGE)))
-            for entry_id, fields in page:
-                position = int(entry_id.split(b"-")[0])
-                yield position, _event({name.decode(): value.decode() for name, value in fields.items()})
+            for entry in page:
+                position, event = _entry(*entry)
+                yield position, event
             if len(page) < _PAGE:
                 return
+
+    async def user_events(self, user_id: str, after: int = 0, n: int = 1000) -> list[tuple[int, Event]]:
+        # The list may have shrunk by an erasure in between; what is gone is left out.
+        positions = await self._call(cast(Any, self._redis.lrange(f"{_PREFIX}positions:{user_id}", 0, -1)))
+        wanted = [position for position in map(int, positions) if position > after][:n]
+        pipeline = self._redis.pipeline(transaction=False)
+        for position in wanted:
+            pipeline.xrange(f"{_PREFIX}log", min=f"{position}-0", max=f"{position}-0")
+        pages = cast(list[Any], await self._call(pipeline.execute())) if wanted else []
+        return [_entry(*entry) for page in pages for entry in page]
+
+    async def write_items(self, items: Sequence[StoredItem]) -> int:
+        arguments: list[str | bytes] = []
+        for item in items:
+            arguments += [item.item_id, json.dumps(asdict(item), ensure_ascii=False)]
+        return int(cast(int, await self._call(self._write_items(args=arguments))))
+
+    async def read_items(self, after: int) -> tuple[int, list[StoredItem]]:
+        version, *items = cast(list[Any], await self._call(self._read_items(args=[after])))
+        return version, [_item(json.loads(item)) for item in items]
+
+    async def read_pointer(self, name: str) -> Pointer | None:
+        version, previous = await self._call(
+            cast(Any, self._redis.hmget(f"{_PREFIX}pointer:{name}", ["version", "previous"]))
+        )
+        return None if version is None else _pointer(version, previous)
+
+    async def write_pointer(self, name: str, version: str) -> Pointer:
+        return _pointer(*await self._call(self._write_pointer(keys=[f"{_PREFIX}pointer:{name}"], args=[version])))
 
     async def erase(self, user_id: str) -> int:
         return int(cast(int, await self._call(self._erase(args=[user_id]))))
@@ -197,6 +291,19 @@ def _bundle(bundle: str) -> str:
 
 def _tokens_key(bundle: str, user_id: str) -> str:
     return f"{_PREFIX}tokens:{_bundle(bundle)}:{user_id}"
+
+
+def _pointer(version: bytes, previous: bytes | None) -> Pointer:
+    return Pointer(version.decode(), None if previous is None else previous.decode())
+
+
+def _item(record: dict[str, Any]) -> StoredItem:
+    return StoredItem(**{**record, "categories": tuple(record["categories"])})
+
+
+def _entry(entry_id: bytes, fields: dict[bytes, bytes]) -> tuple[int, Event]:
+    event = _event({name.decode(): value.decode() for name, value in fields.items()})
+    return int(entry_id.split(b"-")[0]), event
 
 
 def _event(fields: dict[str, str]) -> Event:

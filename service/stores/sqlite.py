@@ -10,6 +10,7 @@ Knows nothing of bundles and HTTP.
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 import time
 from collections import Counter
@@ -19,22 +20,27 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from service.stores.contract import (
+    DISLIKE_BELOW,
     HISTORY_TAIL,
     Appended,
     Event,
+    Pointer,
+    StoredItem,
     StoreIncompatible,
     StoreUnavailable,
     UserRecord,
     check_batch,
+    positive_tail,
 )
 
 T = TypeVar("T")
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 _APPLICATION_ID: Final = 0x63747263  # "ctrc": tells our files from other people's
 
-# AUTOINCREMENT, so that a position is never given twice, not even after an erasure: versions rely on it.
-_SCHEMA: Final = """
+# What version 1 was made with. AUTOINCREMENT, so that a position is never given twice, not even after an erasure:
+# versions rely on it.
+_FIRST: Final = """
 CREATE TABLE event (
     position INTEGER PRIMARY KEY AUTOINCREMENT,
     event_id TEXT NOT NULL UNIQUE,
@@ -58,6 +64,30 @@ CREATE TABLE tokens (
 );
 CREATE INDEX tokens_by_expiry ON tokens (expires);
 """
+
+# Version 2: dislikes are no history and no popularity; the overlay of items; the pointer to the active bundle. An
+# item's version is the catalogue's at its writing; rows are never deleted, so the greatest one never falls.
+_SECOND: Final = f"""
+ALTER TABLE event ADD COLUMN negative INTEGER NOT NULL DEFAULT 0;
+UPDATE event SET negative = 1 WHERE type = 'dislike' OR (type = 'rating' AND value < {DISLIKE_BELOW});
+DROP INDEX event_of_user;
+CREATE INDEX event_of_user ON event (user_id, time, position, item_id, negative);
+DELETE FROM popularity;
+INSERT INTO popularity SELECT item_id, count(*) FROM event WHERE NOT negative GROUP BY item_id;
+DELETE FROM tokens;
+CREATE TABLE item (
+    item_id TEXT PRIMARY KEY,
+    version INTEGER NOT NULL,
+    title TEXT NOT NULL,
+    categories TEXT NOT NULL,
+    text TEXT NOT NULL,
+    withdrawn INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX item_by_version ON item (version);
+CREATE TABLE pointer (name TEXT PRIMARY KEY, version TEXT NOT NULL, previous TEXT) WITHOUT ROWID;
+"""
+
+_STEPS: Final = (_FIRST, _SECOND)  # _STEPS[n] makes version n + 1 out of version n
 
 _COLUMNS: Final = "event_id, user_id, item_id, type, value, time, recommendation_id"
 _PAGE: Final = 2000
@@ -99,21 +129,24 @@ class SqliteStore:
         return await self._run(lambda: self._append(events))
 
     def _append(self, events: Sequence[Event]) -> Appended:
-        insert = f"INSERT INTO event ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (event_id) DO NOTHING"
+        columns = f"event ({_COLUMNS}, negative)"
+        insert = f"INSERT INTO {columns} VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (event_id) DO NOTHING"
         counts: Counter[str] = Counter()
+        new = []
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
-            for event in events:
+            for place, event in enumerate(events):
                 row = (event.event_id, event.user_id, event.item_id, event.type)
-                row += (event.value, event.time, event.recommendation_id)  # type: ignore[assignment]
-                counts[event.item_id] += self._db.execute(insert, row).rowcount
+                row += (event.value, event.time, event.recommendation_id, event.negative)  # type: ignore[assignment]
+                if self._db.execute(insert, row).rowcount:
+                    new.append(place)
+                    counts[event.item_id] += not event.negative
             self._db.executemany(
                 "INSERT INTO popularity VALUES (?, ?)"
                 " ON CONFLICT (item_id) DO UPDATE SET count = count + excluded.count",
                 [(item_id, count) for item_id, count in counts.items() if count],
             )
-        accepted = counts.total()
-        return Appended(accepted=accepted, repeated=len(events) - accepted)
+        return Appended(accepted=len(new), repeated=len(events) - len(new), new=tuple(new))
 
     async def read_user(self, user_id: str, bundle: str) -> UserRecord:
         return await self._run(lambda: self._read_user(user_id, bundle))
@@ -122,22 +155,25 @@ class SqliteStore:
         # One thread and one connection, but another process may write: a transaction makes it one moment.
         with self._db:
             self._db.execute("BEGIN")
-            tail = self._db.execute(
-                "SELECT item_id FROM event WHERE user_id = ? ORDER BY time DESC, position DESC LIMIT ?",
-                (user_id, HISTORY_TAIL),
+            whole = self._db.execute(
+                "SELECT time, position, item_id, negative FROM event WHERE user_id = ? ORDER BY time, position",
+                (user_id,),
             ).fetchall()
-            if not tail:
+            if not whole:
                 return UserRecord()
-            whole = self._db.execute("SELECT item_id, position FROM event WHERE user_id = ?", (user_id,)).fetchall()
             tokens = self._db.execute(
                 "SELECT data, version FROM tokens WHERE user_id = ? AND bundle = ? AND expires > ?",
                 (user_id, bundle, time.time()),
             ).fetchone()
+        positives = [(time, item_id) for time, _, item_id, negative in whole if not negative]
+        negatives = {item_id: time for time, _, item_id, negative in whole if negative}
+        _, disliked = positive_tail(positives, negatives)
         data, version = tokens or (None, None)
         return UserRecord(
-            history=tuple(item_id for (item_id,) in reversed(tail)),
-            seen=frozenset(item_id for item_id, _ in whole),
-            version=max(position for _, position in whole),
+            history=tuple(item_id for _, item_id in positives[-HISTORY_TAIL:] if item_id not in disliked),
+            seen=frozenset(item_id for _, _, item_id, _ in whole),
+            disliked=disliked,
+            version=max(position for _, position, _, _ in whole),
             tokens=data,
             tokens_version=version,
         )
@@ -172,12 +208,70 @@ class SqliteStore:
             if len(page) < _PAGE:
                 return
 
+    async def user_events(self, user_id: str, after: int = 0, n: int = 1000) -> list[tuple[int, Event]]:
+        query = f"SELECT position, {_COLUMNS} FROM event WHERE user_id = ? AND position > ? ORDER BY position LIMIT ?"
+        found = await self._run(lambda: self._db.execute(query, (user_id, after, n)).fetchall())
+        return [(position, Event(*columns)) for position, *columns in found]
+
+    async def write_items(self, items: Sequence[StoredItem]) -> int:
+        def write() -> int:
+            with self._db:
+                self._db.execute("BEGIN IMMEDIATE")
+                version = self._catalogue_version()
+                for item in items:
+                    version += 1
+                    categories = json.dumps(item.categories, ensure_ascii=False)
+                    self._db.execute(
+                        "REPLACE INTO item VALUES (?, ?, ?, ?, ?, ?)",
+                        (item.item_id, version, item.title, categories, item.text, item.withdrawn),
+                    )
+                return version
+
+        return await self._run(write)
+
+    async def read_items(self, after: int) -> tuple[int, list[StoredItem]]:
+        query = "SELECT item_id, title, categories, text, withdrawn FROM item WHERE version > ? ORDER BY version"
+
+        def read() -> tuple[int, list[StoredItem]]:
+            with self._db:
+                self._db.execute("BEGIN")
+                version = self._catalogue_version()
+                rows = self._db.execute(query, (after,)).fetchall() if version > after else []
+            return version, [
+                StoredItem(item_id, title, tuple(json.loads(categories)), text, bool(withdrawn))
+                for item_id, title, categories, text, withdrawn in rows
+            ]
+
+        return await self._run(read)
+
+    def _catalogue_version(self) -> int:
+        return int(self._db.execute("SELECT coalesce(max(version), 0) FROM item").fetchone()[0])
+
+    async def read_pointer(self, name: str) -> Pointer | None:
+        query = "SELECT version, previous FROM pointer WHERE name = ?"
+        found = await self._run(lambda: self._db.execute(query, (name,)).fetchone())
+        return None if found is None else Pointer(*found)
+
+    async def write_pointer(self, name: str, version: str) -> Pointer:
+        def write() -> Pointer:
+            with self._db:
+                row = self._db.execute(
+                    "INSERT INTO pointer VALUES (?, ?, NULL) ON CONFLICT (name) DO UPDATE SET previous = CASE WHEN"
+                    " version = excluded.version THEN previous ELSE version END, version = excluded.version"
+                    " RETURNING version, previous",
+                    (name, version),
+                ).fetchone()
+            return Pointer(*row)
+
+        return await self._run(write)
+
     async def erase(self, user_id: str) -> int:
         def erase() -> int:
             with self._db:
                 self._db.execute("BEGIN IMMEDIATE")
                 counts = self._db.execute(
-                    "SELECT count(*), item_id FROM event WHERE user_id = ? GROUP BY item_id", (user_id,)
+                    "SELECT count(*), item_id FROM event WHERE user_id = ? AND NOT negative GROUP BY item_id",
+                    (user_id,),
                 ).fetchall()
                 self._db.executemany("UPDATE popularity SET count = count - ? WHERE item_id = ?", counts)
                 self._db.execute("DELETE FROM popularity WHERE count <= 0")
@@ -222,11 +316,22 @@ def _prepare(db: sqlite3.Connection, path: str) -> None:
     (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if tables and application != _APPLICATION_ID:
         raise StoreIncompatible(f"{path} is a database of another program")
-    if tables and version != SCHEMA_VERSION:
-        raise StoreIncompatible(f"{path} has store schema {version}, this version reads {SCHEMA_VERSION}")
+    if tables and not 1 <= version <= SCHEMA_VERSION:
+        raise StoreIncompatible(f"{path} has store schema {version}, this version reads {SCHEMA_VERSION} and older")
     db.execute("PRAGMA journal_mode = WAL").fetchone()
     db.execute("PRAGMA synchronous = FULL")
     db.execute("PRAGMA secure_delete = ON")  # an erased user's bytes are overwritten, not only unlinked
-    if not tables:
-        marks = f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
-        db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} {marks} COMMIT;")
+    if not tables or version < SCHEMA_VERSION:
+        _bring_up(db)
+
+
+def _bring_up(db: sqlite3.Connection) -> None:
+    """Creates the tables or brings those of an older version up to this one: all of it or nothing."""
+    with db:
+        db.execute("BEGIN IMMEDIATE")
+        (version,) = db.execute("PRAGMA user_version").fetchone()  # again: another process may have come first
+        for step in _STEPS[version:]:
+            for statement in step.split(";"):
+                db.execute(statement)
+        db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")

@@ -13,7 +13,18 @@ from itertools import count
 
 import pytest
 
-from service.stores.contract import HISTORY_TAIL, MAX_APPEND, Appended, Event, Store, UserRecord, append_all
+from service.stores.contract import (
+    DISLIKE_BELOW,
+    HISTORY_TAIL,
+    MAX_APPEND,
+    Appended,
+    Event,
+    Pointer,
+    Store,
+    StoredItem,
+    UserRecord,
+    append_all,
+)
 
 BUNDLE = "movies/1"
 _ids = count()
@@ -178,6 +189,136 @@ class StoreContract:
         record = await store.read_user(name, BUNDLE)
         assert (record.history, record.seen, record.tokens) == ((name,), {name}, b"tokens")
         assert [entry.item_id async for _, entry in store.events()] == [name, "other"]
+
+    # ------------------------------------------------------------------------------------------------------------
+    # What was not liked
+
+    @pytest.mark.parametrize(
+        ("kind", "value", "negative"),
+        [
+            ("dislike", None, True),
+            ("dislike", 5.0, True),
+            ("rating", 2.99, True),
+            ("rating", DISLIKE_BELOW, False),
+            ("rating", None, False),
+            ("view", 0.5, False),
+        ],
+    )
+    async def test_a_negative_is_seen_and_not_in_the_history(
+        self, store: Store, kind: str, value: float | None, negative: bool
+    ) -> None:
+        await store.append([event("ann", "a", 1.0), event("ann", "b", 2.0, type=kind, value=value)])
+        record = await store.read_user("ann", BUNDLE)
+        assert record.seen == {"a", "b"}
+        assert record.history == (("a",) if negative else ("a", "b"))
+        assert record.disliked == ({"b"} if negative else set())
+        assert await store.popular(5) == ([("a", 1)] if negative else [("a", 1), ("b", 1)])
+
+    async def test_the_newest_opinion_counts_by_time_whatever_arrived_first(self, store: Store) -> None:
+        """(times and signs in order of arrival) -> whether the item is liked in the end."""
+        cases = {
+            "+1": True,
+            "+1 -2": False,
+            "-2 +1": False,
+            "-1 +2": True,
+            "+2 -1": True,
+            "+1 -2 +3": True,
+            "-1 +1": False,  # at the same time the dislike counts, in either order
+            "+1 -1": False,
+            "+1 -3 -2 +4 -4": False,
+            "-5 -1 +3": False,
+        }
+        for case in cases:
+            for told in case.split():
+                kind = "like" if told[0] == "+" else "dislike"
+                await store.append([event(case, "x", float(told[1:]), type=kind)])
+        for case, liked in cases.items():
+            record = await store.read_user(case, BUNDLE)
+            assert record.disliked == (set() if liked else {"x"}), case
+            assert set(record.history) == ({"x"} if liked else set()), case
+            assert record.seen == {"x"}, case
+
+    async def test_a_disliked_item_leaves_the_history_wholly_and_moves_the_version(self, store: Store) -> None:
+        await store.append([event("ann", item, float(n)) for n, item in enumerate("abac")])
+        before = (await store.read_user("ann", BUNDLE)).version
+        await store.append([event("ann", "a", 9.0, type="dislike")])
+        record = await store.read_user("ann", BUNDLE)
+        assert record.history == ("b", "c")
+        assert record.version > before, "tokens made before are old now"
+
+    async def test_erase_takes_dislikes_along(self, store: Store) -> None:
+        await store.append([event("ann", "a"), event("ann", "a", 2.0, type="dislike"), event("bob", "a")])
+        assert await store.erase("ann") == 2
+        assert await store.popular(5) == [("a", 1)]
+        await store.append([event("ann", "b")])
+        assert (await store.read_user("ann", BUNDLE)).disliked == set()
+
+    async def test_an_append_says_which_were_new(self, store: Store) -> None:
+        twin = event("ann", "a")
+        await store.append([twin])
+        assert (await store.append([event("ann", "b"), twin, event("ann", "c")])).new == (0, 2)
+        assert (await store.append([twin])).new == ()
+
+    async def test_the_events_of_one_user_page_by_page(self, store: Store) -> None:
+        written = [event("ann" if n % 3 else "bob", f"i{n}", float(-n)) for n in range(12)]
+        await store.append(written)
+        mine = [one for one in written if one.user_id == "ann"]
+        first = await store.user_events("ann", n=5)
+        rest = await store.user_events("ann", after=first[-1][0], n=5)
+        assert [one for _, one in [*first, *rest]] == mine
+        assert await store.user_events("ann", after=rest[-1][0]) == []
+        assert await store.user_events("nobody") == []
+
+    # ------------------------------------------------------------------------------------------------------------
+    # The overlay of items and the pointer
+
+    async def test_items_come_back_once_as_they_were_written_last(self, store: Store) -> None:
+        assert await store.read_items(0) == (0, [])
+        a = StoredItem("a", 'Ünïcode, "quoted"', ("x, y", "日本"), "text\nof lines")
+        b = StoredItem("b")
+        first = await store.write_items([a, b])
+        assert await store.read_items(0) == (first, [a, b])
+        assert await store.read_items(first) == (first, [])
+        gone = StoredItem("a", withdrawn=True)
+        second = await store.write_items([gone])
+        assert second > first
+        assert await store.read_items(first) == (second, [gone])
+        assert await store.read_items(0) == (second, [b, gone])
+        assert await store.write_items([]) == second
+
+    async def test_an_item_twice_in_one_write_is_the_last_one(self, store: Store) -> None:
+        version = await store.write_items([StoredItem("a", "one"), StoredItem("b"), StoredItem("a", "two")])
+        assert await store.read_items(0) == (version, [StoredItem("b"), StoredItem("a", "two")])
+
+    async def test_a_reader_that_follows_the_version_misses_nothing(self, store: Store) -> None:
+        """Writers at the same time; a replica that polls ends with what one that reads everything has."""
+        held: dict[str, StoredItem] = {}
+        version = 0
+
+        async def poll() -> None:
+            nonlocal version
+            version, items = await store.read_items(version)
+            held.update((item.item_id, item) for item in items)
+
+        async def write(writer: int) -> None:
+            for n in range(8):
+                await store.write_items([StoredItem(f"i{(writer + n) % 5}", f"{writer}/{n}")])
+                await poll()
+
+        await asyncio.gather(*(write(writer) for writer in range(5)))
+        await poll()
+        last, everything = await store.read_items(0)
+        assert last == version >= 40
+        assert held == {item.item_id: item for item in everything}
+
+    async def test_the_pointer_remembers_the_one_before(self, store: Store) -> None:
+        assert await store.read_pointer("movies") is None
+        assert await store.write_pointer("movies", "1") == Pointer("1", None)
+        assert await store.write_pointer("movies", "2") == Pointer("2", "1")
+        assert await store.write_pointer("movies", "2") == Pointer("2", "1")
+        assert await store.read_pointer("movies") == Pointer("2", "1")
+        assert await store.write_pointer("movies", "1") == Pointer("1", "2")
+        assert await store.read_pointer("books") is None
 
     async def test_ping_answers(self, store: Store) -> None:
         await store.ping()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import subprocess
 import sys
@@ -12,7 +13,16 @@ from pathlib import Path
 import pytest
 
 from service.stores import open_store
-from service.stores.contract import Appended, Event, Store, StoreIncompatible, StoreUnavailable, append_all
+from service.stores import sqlite as sqlite_store
+from service.stores.contract import (
+    Appended,
+    Event,
+    Store,
+    StoredItem,
+    StoreIncompatible,
+    StoreUnavailable,
+    append_all,
+)
 from service.stores.sqlite import SqliteStore
 from tests.contracts.store_contract import StoreContract, event
 
@@ -112,8 +122,31 @@ async def test_another_schema_version_is_refused_with_both_numbers(tmp_path: Pat
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version = 7")
     db.close()
-    with pytest.raises(StoreIncompatible, match="schema 7, this version reads 1"):
+    with pytest.raises(StoreIncompatible, match="schema 7, this version reads 2"):
         await SqliteStore.open(path)
+
+
+async def test_a_store_of_the_first_version_is_brought_up_with_everything_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    with sqlite3.connect(path) as db:  # as version 1 made it, with a dislike that it took for a view
+        db.executescript(sqlite_store._FIRST)
+        columns = f"INSERT INTO event ({sqlite_store._COLUMNS}) VALUES (?, 'ann', ?, ?, ?, ?, NULL)"
+        told = [("e1", "a", "view", None, 1.0), ("e2", "b", "dislike", None, 2.0), ("e3", "c", "rating", 1.0, 3.0)]
+        db.executemany(columns, told)
+        db.executemany("INSERT INTO popularity VALUES (?, 1)", [("a",), ("b",), ("c",)])
+        db.execute("INSERT INTO tokens VALUES ('ann', 'b/1', 3, x'00', 1e12)")
+        db.executescript(f"PRAGMA application_id = {sqlite_store._APPLICATION_ID}; PRAGMA user_version = 1;")
+    db.close()
+    one, other = await asyncio.gather(SqliteStore.open(path), SqliteStore.open(path))
+    record = await one.read_user("ann", "b/1")
+    assert record.history == ("a",)
+    assert record.disliked == {"b", "c"}
+    assert record.tokens is None, "made from a history that held the dislikes"
+    assert await one.popular(5) == [("a", 1)]
+    assert [entry.event_id async for _, entry in other.events()] == ["e1", "e2", "e3"]
+    assert await other.write_items([StoredItem("new")]) == 1
+    await one.close()
+    await other.close()
 
 
 async def test_a_folder_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
