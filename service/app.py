@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -23,8 +24,10 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 
 from service.access import check_routes
+from service.connection import Limits, bounded
 from service.core import Service
 from service.errors import install_handlers
 from service.keys import KeyRing, KeysError
@@ -32,11 +35,13 @@ from service.limiter import RateLimiter
 from service.middleware.body_limit import BodyLimit
 from service.middleware.client_gone import ClientGone
 from service.middleware.guard import Guard
-from service.middleware.measure import Measure
+from service.middleware.hosts import Hosts
+from service.middleware.measure import Measure, count_unasked
 from service.middleware.request_id import RequestId
+from service.middleware.safe_headers import SafeHeaders
 from service.openapi import describe
 from service.routes import docs, events, health, recommend
-from service.settings import Settings, unknown_variables
+from service.settings import Settings, unknown_variables, words
 from service.stores import open_store
 from service.stores.contract import StoreIncompatible, StoreUnavailable
 
@@ -66,13 +71,7 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,  # FastAPI's page loads its scripts from elsewhere; ours works offline
         redoc_url=None,
         redirect_slashes=False,  # it would send people to whatever the Host header says
-        middleware=[  # outermost first
-            Middleware(RequestId),
-            Middleware(Measure),
-            Middleware(Guard, keys=keys, limiter=RateLimiter(settings.rate_limit, settings.rate_burst)),
-            Middleware(BodyLimit, limit=settings.max_body_bytes),
-            Middleware(ClientGone, paths=frozenset({"/recommend"})),
-        ],
+        middleware=_middleware(settings, keys),
     )
     install_handlers(app)
     for router in (recommend.router, events.router, health.router, docs.router):
@@ -80,6 +79,28 @@ def create_app(settings: Settings) -> FastAPI:
     check_routes(app.routes)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]
     return app
+
+
+def _middleware(settings: Settings, keys: KeyRing) -> list[Middleware]:
+    """Outermost first: what refuses without reading comes before what reads."""
+    hosts = words(settings.allowed_hosts) or ([] if is_loopback(settings.host) else ["*"])
+    origins = words(settings.allowed_origins)
+    stack = [Middleware(RequestId), Middleware(Measure), Middleware(SafeHeaders), Middleware(Hosts, names=hosts)]
+    if origins:
+        cors = Middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
+            allow_headers=["Content-Type", "X-API-Key", "Authorization", "X-Request-ID"],
+            expose_headers=["X-Request-ID", "Retry-After"],
+        )
+        stack.append(cors)
+    return [
+        *stack,
+        Middleware(Guard, keys=keys, limiter=RateLimiter(settings.rate_limit, settings.rate_burst)),
+        Middleware(BodyLimit, limit=settings.max_body_bytes, seconds=settings.request_timeout_s),
+        Middleware(ClientGone, paths=frozenset({"/recommend"})),
+    ]
 
 
 async def _reread(keys: KeyRing) -> None:
@@ -110,10 +131,18 @@ def run(make: Callable[[], FastAPI], settings: Settings) -> int:
             settings.host,
             settings.port,
         )
+    app = make()
+    limits = Limits(settings.request_timeout_s, settings.max_header_bytes, settings.max_connections)
+    allow_open_files(settings.max_connections)
     config = uvicorn.Config(
-        make(),
+        app,
         host=settings.host,
         port=settings.port,
+        http=bounded(limits, lambda code: count_unasked(app, code)),
+        ws="none",
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=words(settings.trusted_proxies),
+        timeout_keep_alive=settings.keep_alive_s,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -151,6 +180,17 @@ def cannot_start(settings: Settings) -> str | None:
         if port and (reason := _taken(settings.host, port)):
             return f"{variable} {port} on {settings.host} cannot be used: {reason}"
     return None
+
+
+def allow_open_files(connections: int) -> None:
+    """Raises the soft limit on open files, where it may be, to what so many connections and the rest need."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + 256
+    if soft < wanted:
+        wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if wanted < connections + 256:
+        log.warning("this process may open %d files: too few for CONTREC_MAX_CONNECTIONS %d", wanted, connections)
 
 
 def is_loopback(host: str) -> bool:

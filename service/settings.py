@@ -86,6 +86,36 @@ class Settings(BaseSettings):
     rate_burst: int = Field(
         0, ge=0, le=1_000_000, description="How many of them may come at once; 0 is two seconds' worth."
     )
+    allowed_hosts: str = Field(
+        "",
+        description="Host names to answer to, comma-separated, `*.` for all below one, `*` for any. Unset: localhost "
+        "and addresses while listening on this machine alone, else any.",
+    )
+    allowed_origins: str = Field(
+        "", description="Web origins whose pages may call from a browser (CORS), comma-separated. Unset: none."
+    )
+    trusted_proxies: str = Field(
+        "",
+        description="Addresses or networks, comma-separated, whose X-Forwarded-For names the client. Unset: nobody's.",
+    )
+    request_timeout_s: float = Field(
+        10,
+        ge=0.1,
+        le=600,
+        description="How long a request may take to arrive, headers and body each, and an answer to be taken; seconds.",
+    )
+    keep_alive_s: int = Field(
+        5,
+        ge=1,
+        le=3600,
+        description="How long an idle connection is kept, in seconds; above the balancer's own where there is one.",
+    )
+    max_connections: int = Field(
+        1000, ge=1, le=1_000_000, description="Most connections at a time; beyond it 429 and the connection is closed."
+    )
+    max_header_bytes: int = Field(
+        16_384, ge=1024, le=1_048_576, description="Longest request line and headers together."
+    )
     max_body_bytes: int = Field(
         1_048_576, ge=1024, le=67_108_864, description="Largest request body; a larger one is refused unread."
     )
@@ -110,6 +140,11 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe message that is logged. Ids and histories are not logged at any level."
     )
+
+
+def words(value: str) -> list[str]:
+    """The parts of a comma-separated setting."""
+    return [word.strip() for word in value.split(",") if word.strip()]
 
 
 def load_settings(**given: Any) -> Settings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import OUTCOME, ErrorCode
@@ -44,3 +45,9 @@ class Measure:
             route = scope.get(TEMPLATE, UNMATCHED)
             metrics.requests.labels(route=route, outcome=outcome).inc()
             metrics.request_seconds.labels(route=route).observe(time.perf_counter() - started)
+
+
+def count_unasked(app: FastAPI, code: ErrorCode) -> None:
+    """Counts a refusal that the connection gave without asking the app: no route is known then."""
+    metrics: Metrics = app.state.service.metrics
+    metrics.requests.labels(route=UNMATCHED, outcome=code).inc()

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from html import escape
-from typing import Any
+from typing import Any, Final
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
+from service.middleware.safe_headers import PAGE_POLICY
+
 router = APIRouter(include_in_schema=False)
 
-_PAGE = """<!doctype html>
+_STYLE: Final = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 50rem; margin: 2rem auto; padding: 0 1rem }
+code, pre { font-family: ui-monospace, monospace; font-size: 14px }
+pre { background: #8881; padding: .6rem; overflow-x: auto }
+table { border-collapse: collapse; width: 100% }
+td { border-top: 1px solid #8884; padding: .3rem; vertical-align: top }
+:root { color-scheme: light dark }
+"""
+
+_PAGE: Final = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>contrec API</title><style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 50rem; margin: 2rem auto; padding: 0 1rem }}
-code, pre {{ font-family: ui-monospace, monospace; font-size: 14px }}
-pre {{ background: #8881; padding: .6rem; overflow-x: auto }}
-table {{ border-collapse: collapse; width: 100% }}
-td {{ border-top: 1px solid #8884; padding: .3rem; vertical-align: top }}
-:root {{ color-scheme: light dark }}
-</style></head><body><h1>contrec API</h1>
+<title>contrec API</title><style>{style}</style></head><body><h1>contrec API</h1>
 <p>The same for machines: <a href="/openapi.json">/openapi.json</a>.</p>
 {operations}</body></html>"""
+
+# The one style that stands in a page is named by its hash; every other would be somebody else's.
+_HASH: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+_POLICY: Final = PAGE_POLICY.replace("style-src 'self'", f"style-src 'sha256-{_HASH}'")
 
 
 @router.get("/docs")
@@ -34,7 +44,8 @@ async def docs(request: Request) -> HTMLResponse:
         for path, methods in schema["paths"].items()
         for method, operation in methods.items()
     ]
-    return HTMLResponse(_PAGE.format(operations="\n".join(operations)))
+    page = _PAGE.format(style=_STYLE, operations="\n".join(operations))
+    return HTMLResponse(page, headers={"Content-Security-Policy": _POLICY})
 
 
 def _operation(method: str, path: str, operation: dict[str, Any], schema: dict[str, Any]) -> str:

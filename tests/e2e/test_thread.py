@@ -68,7 +68,7 @@ async def serving(bundles: Path, store: str) -> AsyncIterator[tuple[httpx.AsyncC
     async with app.router.lifespan_context(app):
         service = app.state.service
         transport = httpx.ASGITransport(app=app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://contrec") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             await settle(service)
             yield client, service.bundles.served.recommender, service
 

@@ -87,7 +87,7 @@ def test_open_requests_are_answered_before_it_ends(tmp_path: Path) -> None:
         body = b'{"k": 3}'
         lines = [
             "POST /recommend HTTP/1.1",
-            "Host: x",
+            "Host: localhost",
             "Content-Type: application/json",
             f"Content-Length: {len(body)}",
         ]

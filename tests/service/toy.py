@@ -143,7 +143,7 @@ async def running(recommender: Recommender | None = None, **settings: Any) -> As
     app = create_app(quiet_settings(**settings))
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=True)
-        async with httpx.AsyncClient(transport=transport, base_url="http://contrec") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             run = Running(app, client, app.state.service)
             await run.settle()
             if recommender is not None:
