@@ -2,7 +2,7 @@
 
     encode      the trunk reads the history once            -> condition, profile
     generate    anchor and denoised samples, normalised     -> a mixture of preference vectors
-    retrieve    one FAISS query for each vector, rescored   -> the best of the mixture, provably all of them
+    retrieve    the best of the mixture, provably all of them
 
 The score of an item is the logarithm of its probability under
 
@@ -10,6 +10,10 @@ The score of an item is the logarithm of its probability under
 
 each vector normalised over the whole catalogue on its own. S, the times of the sampler and lambda come from
 validation and travel in the bundle; lambda = 0 is the trunk alone. Nothing here knows HTTP or a store.
+
+Normalising needs the logit of every item, so up to DENSE_ITEMS items `generate` keeps the probabilities that it has at
+hand then, and `retrieve` only selects. In a larger catalogue a taste is its vectors, and `retrieve` makes one FAISS
+query for each and rescores. Both agree with `score`, the plain twin of either.
 """
 
 from __future__ import annotations
@@ -32,6 +36,8 @@ from model.catalogue import Catalogue, Item, Mask, Rows
 from model.continuous.backbone import BackboneShape, Trunk, pad
 from model.continuous.cold import ColdItems, starting_bias
 from model.continuous.head import Head, HeadShape
+from model.continuous.reader import Reader
+from model.continuous.sampler import CatalogueSoftmax, Sampler
 from model.index import ItemIndex
 from model.recommender import Dials, Floats, Recommender, UserTokens, Walk, best
 from model.text import item_text, unit
@@ -51,15 +57,23 @@ class Mixture:
     explore_times: tuple[float, ...] = (0.9, 0.75, 0.6, 0.45)
 
 
+DENSE_ITEMS = 200_000
+"""Largest catalogue whose probabilities a taste carries: 800 kB a request."""
+
+_LEAST = np.float32(1e-30)  # probabilities below this may have lost their order to float32
+
+
 @dataclass(frozen=True, slots=True)
 class ContinuousTaste:
     """Preference vectors (M, W + 1), the last dimension being 1 for the bias, and log weights (M,).
 
     score(i) = logsumexp_m(log_weights_m + <vectors_m, [E_i, b_i]>): a log probability.
+    probability: (N,) its exponential, or None in a catalogue of more than DENSE_ITEMS.
     """
 
     vectors: Floats
     log_weights: Floats
+    probability: Floats | None = None
 
 
 class ContinuousRecommender(Recommender):
@@ -97,6 +111,9 @@ class ContinuousRecommender(Recommender):
         self._trained = len(catalogue)  # rows from here on were added since
         self._starting_bias = starting_bias(bias.cpu(), counts)
         self._noise = fixed_noise(mixture, vectors.shape[1]).to(self.device)
+        self._reader = Reader(self.trunk.backbone)
+        self._samplers: dict[tuple[float, ...], Sampler] = {}
+        self._softmax = CatalogueSoftmax(vectors.to(self.device), bias.to(self.device))
         index = ItemIndex(torch.cat([vectors, bias[:, None]], dim=1).cpu().numpy())
         self._hold(catalogue, index, counts.numpy(), _lengths(index.matrix))
 
@@ -105,6 +122,7 @@ class ContinuousRecommender(Recommender):
         self.catalogue, self.index, self.counts, self._lengths = catalogue, index, counts, lengths
         self._matrix = torch.from_numpy(index.memory).to(self.device)  # the same memory on a CPU
         self.vectors = self._matrix[:, :-1]
+        self._softmax = self._softmax.with_tail(self._matrix[self._trained :])
 
     def with_items(self, items: Sequence[Item]) -> ContinuousRecommender:
         """New items are placed by `cold`. An item that was added before and now has another text moves."""
@@ -160,8 +178,8 @@ class ContinuousRecommender(Recommender):
         longest = self.trunk.backbone.shape.max_history
         rows, lengths = pad([torch.from_numpy(h[-longest:].astype(np.int64)) for h in histories])
         profile, has_profile = profiles(self.vectors, histories, longest, self.max_profile)
-        states = self.trunk.backbone(self.vectors[rows.to(self.device)], profile, has_profile)
-        condition = states[torch.arange(len(histories)), lengths.to(self.device)].float().cpu().numpy()
+        items = self.vectors[rows.to(self.device)]
+        condition = self._reader.last_states(items, lengths.to(self.device), profile, has_profile).float().cpu().numpy()
         nothing = np.zeros(0, dtype=np.float32)
         known, profile_rows = has_profile.tolist(), profile.cpu().numpy()
         return [
@@ -178,23 +196,27 @@ class ContinuousRecommender(Recommender):
             return []
         condition = torch.from_numpy(np.stack([t.condition for t in tokens])).to(self.device)  # (B, W)
         anchor = self.trunk.g(condition)
-        parts = [anchor[:, None]]
+        vectors = anchor[:, None]
         if self.mixture.weight > 0:
             noise = self._noise.expand(len(tokens), *self._noise.shape)
-            parts.append(self._samples(condition, anchor, noise, self.mixture.times))
-        standard = self._normalised(torch.cat(parts, dim=1), self._standard_weights())
-        tastes = [ContinuousTaste(vectors, weights) for vectors, weights in zip(*standard, strict=True)]
+            vectors = torch.cat([vectors, self._sampler(self.mixture.times).sample(condition, anchor, noise)], dim=1)
+        tastes = self._tastes(vectors, self._standard_weights())
         exploring = [n for n, dial in enumerate(dials) if dial.explore > 0]
         if exploring:
             noise = torch.stack([self._fresh_noise(dials[n].seed) for n in exploring])
-            samples = self._samples(condition[exploring], anchor[exploring], noise, self.mixture.explore_times)
-            even = [-math.log(samples.shape[1])] * samples.shape[1]
-            for n, vectors, weights in zip(exploring, *self._normalised(samples, even), strict=True):
-                tastes[n] = _blend(tastes[n], ContinuousTaste(vectors, weights), dials[n].explore)
+            sampler = self._sampler(self.mixture.explore_times)
+            samples = sampler.sample(condition[exploring], anchor[exploring], noise)
+            even = [1 / samples.shape[1]] * samples.shape[1]
+            for n, fresh in zip(exploring, self._tastes(samples, even), strict=True):
+                tastes[n] = _blend(tastes[n], fresh, dials[n].explore)
         return tastes
 
     def retrieve(self, taste: ContinuousTaste, eligible: Mask, k: int) -> tuple[Rows, Floats]:
-        """Exact: see `_merge`. `score` is the plain twin."""
+        """Exact either way: selected from the probabilities, or see `_merge`. `score` is the plain twin."""
+        if taste.probability is not None:
+            rows, found = best(taste.probability, eligible, k)
+            if len(rows) == 0 or found[-1] > _LEAST:
+                return rows, np.log(found)
         wanted = min(k, int(np.count_nonzero(eligible)))
         if wanted == 0:
             return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
@@ -259,30 +281,24 @@ class ContinuousRecommender(Recommender):
     # ------------------------------------------------------------------------------------------------------------
     # Parts of the steps
 
-    def _samples(self, condition: Tensor, anchor: Tensor, noise: Tensor, times: tuple[float, ...]) -> Tensor:
-        """condition, anchor (B, W), noise (B, S, T, W) -> preference vectors (B, S, W)."""
-        batch, samples = noise.shape[:2]
-        vectors = self.head.sample(
-            condition.repeat_interleave(samples, dim=0),
-            anchor.repeat_interleave(samples, dim=0),
-            noise.flatten(0, 1),
-            times,
-        )
-        return vectors.reshape(batch, samples, -1)
+    def _sampler(self, times: tuple[float, ...]) -> Sampler:
+        if times not in self._samplers:
+            self._samplers[times] = Sampler(self.head, times)
+        return self._samplers[times]
 
     def _standard_weights(self) -> list[float]:
         weight, samples = self.mixture.weight, self.mixture.samples
-        if weight == 0:
-            return [0.0]
-        rest = [math.log(weight / samples)] * samples
-        return [math.log1p(-weight) if weight < 1 else -math.inf, *rest]
+        return [1 - weight, *[weight / samples] * samples] if weight > 0 else [1.0]
 
-    def _normalised(self, vectors: Tensor, log_priors: list[float]) -> tuple[Floats, Floats]:
-        """(B, M, W) -> queries (B, M, W + 1) and log weights (B, M): prior less log partition over the catalogue."""
-        queries = torch.cat([vectors, vectors.new_ones(*vectors.shape[:2], 1)], dim=2)
-        log_partition = torch.logsumexp(queries @ self._matrix.T, dim=2)
-        weights = torch.tensor(log_priors, device=self.device) - log_partition
-        return queries.cpu().numpy(), weights.cpu().numpy()
+    def _tastes(self, vectors: Tensor, weights: list[float]) -> list[ContinuousTaste]:
+        """Vectors (B, M, W) and their weights (M,), normalised over the catalogue, as B tastes."""
+        prior = torch.tensor(weights, device=self.device)
+        probability, log_partition = self._softmax.mixture(vectors, prior)
+        queries = torch.cat([vectors, vectors.new_ones(*vectors.shape[:2], 1)], dim=2).cpu().numpy()
+        log_weights = (prior.log() - log_partition).cpu().numpy()
+        if len(self.catalogue) > DENSE_ITEMS:
+            return [ContinuousTaste(*one) for one in zip(queries, log_weights, strict=True)]
+        return [ContinuousTaste(*one) for one in zip(queries, log_weights, probability.cpu().numpy(), strict=True)]
 
     def _fresh_noise(self, seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
@@ -390,11 +406,14 @@ def _mix(scores: Floats, log_weights: Floats) -> Floats:
 def _blend(standard: ContinuousTaste, fresh: ContinuousTaste, explore: float) -> ContinuousTaste:
     if explore >= 1:
         return fresh
+    kept, moved = np.float32(math.log1p(-explore)), np.float32(math.log(explore))
+    probability = None
+    if standard.probability is not None and fresh.probability is not None:
+        probability = np.float32(1 - explore) * standard.probability + np.float32(explore) * fresh.probability
     return ContinuousTaste(
         vectors=np.concatenate([standard.vectors, fresh.vectors]),
-        log_weights=np.concatenate(
-            [standard.log_weights + np.float32(math.log1p(-explore)), fresh.log_weights + np.float32(math.log(explore))]
-        ),
+        log_weights=np.concatenate([standard.log_weights + kept, fresh.log_weights + moved]),
+        probability=probability,
     )
 
 
