@@ -119,7 +119,7 @@ def write_bundle(
             "recipe_config": dict(config),
             "data_fingerprint": data_fingerprint,
             "metrics": dict(metrics),
-            "libraries": _libraries(),
+            "libraries": libraries(),
             "files": {path: asdict(file) for path, file in files.items()},
         }
         try:
@@ -160,7 +160,8 @@ def _sweep(home: Path) -> None:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
-def _libraries() -> dict[str, str]:
+def libraries() -> dict[str, str]:
+    """Versions of the libraries that a result depends on, without the local part that names a build."""
     found = {}
     for library in LIBRARIES:
         try:

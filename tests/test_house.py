@@ -143,6 +143,23 @@ print(len(names))
     assert int(done.stdout) > 3
 
 
+def test_a_fit_function_runs_where_little_more_than_torch_is_installed() -> None:
+    """torch, transformers, safetensors, and FAISS since it validates through what serves: a rented GPU has no more."""
+    code = """
+import importlib, pkgutil, sys
+for absent in ("polars", "scipy", "peft", "pandas", "pydantic", "typer", "rich", "httpx", "service", "contrec"):
+    sys.modules[absent] = None
+import training.stages
+names = [m.name for m in pkgutil.iter_modules(training.stages.__path__, "training.stages.")]
+for name in names:
+    importlib.import_module(name)
+print(len(names))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 4
+
+
 # ------------------------------------------------------------------------------------------- what is committed
 
 # A registry is found without naming one: whatever looks like a public host is refused, but for these.

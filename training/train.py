@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from training.evaluate import Metrics, evaluate, recommender_scorer
 from training.progress import Progress, silent
 from training.recipe import Recipe, load_recipe
 from training.recipes.continuous import ContinuousRecipe
-from training.run import Built, Run
+from training.run import Built, Run, identity, run_folder
+from training.stages.loop import EVERY
 
 
 def train(
@@ -36,28 +38,42 @@ def train(
     overrides: Sequence[str] = (),
     device: str = "cpu",
     progress: Progress = silent,
+    runs: Path | None = None,
+    fresh: bool = False,
+    keep_every: float = EVERY,
 ) -> Path:
     """Trains a recipe and publishes the bundle; the caller decides whether to activate it.
 
     Beside the bundle lies <version>.report.json: losses by epoch, tokenizer health, metrics of validation and test
     and of parts of the recommender alone, seconds and peak memory by stage. Raises DataError, RecipeError or
     ValueError with one sentence where the data or the recipe do not fit.
+
+    runs: where the run keeps what it needs to go on after an interruption, until the bundle is published: the same
+    call again goes on, unless it is to start `fresh`. None keeps nothing. keep_every: seconds (stages/loop.py).
     """
     chosen = load_recipe(recipe, size, overrides)
     prepared = Prepared.read(prepared_dir)
     _refuse_too_little(prepared)
     _reproducibly()
-    run = Run(prepared, seed, device, progress)
-    built = _build(chosen, run)
+    if runs is None:
+        return _train(chosen, Run(prepared, seed, device, progress), bundles, name)
+    with run_folder(runs, identity(prepared, chosen, seed), fresh=fresh) as folder:
+        path = _train(chosen, Run(prepared, seed, device, progress, folder, keep_every), bundles, name)
+        shutil.rmtree(folder)  # what is published needs no checkpoint
+        return path
+
+
+def _train(recipe: Recipe, run: Run, bundles: Path, name: str) -> Path:
+    built = _build(recipe, run)
     with run.stage("evaluation"):
         metrics = {part: found.as_dict() for part, found in _measure(built, run).items()}
     path = write_bundle(
         bundles,
         name,
         kind=built.recommender.kind,
-        recipe=f"{chosen.name}/{chosen.size}",
-        config={"seed": seed, **chosen.model_dump(mode="json")},
-        data_fingerprint=prepared.fingerprint,
+        recipe=f"{recipe.name}/{recipe.size}",
+        config={"seed": run.seed, **recipe.model_dump(mode="json")},
+        data_fingerprint=run.prepared.fingerprint,
         metrics=metrics,
         fill=built.fill,
     )
@@ -103,3 +119,4 @@ def _reproducibly() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     # Every batch has a shape of its own, and oneDNN would keep a kernel with its memory for each of the last 1,024.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it CUDA refuses to be deterministic

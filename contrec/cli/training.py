@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,8 +22,13 @@ def train(
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bundle.")] = 0,
     device: Annotated[str, typer.Option(help="Where torch computes: cpu, cuda, cuda:1.")] = "cpu",
     overrides: Annotated[list[str] | None, typer.Option("--set", help="part.key=value over the recipe's own.")] = None,
+    runs: Annotated[Path, typer.Option(help="Where an interrupted run keeps what it needs to go on.")] = Path("runs"),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over, whatever an interrupted run left.")] = False,
 ) -> None:
-    """Train a recipe on prepared data, publish the bundle and make it the active one."""
+    """Train a recipe on prepared data, publish the bundle and make it the active one.
+
+    Interrupted at any point, the same command goes on from there.
+    """
     from contrec.progress import Epochs, telling
     from model.bundle import activate, read_manifest
     from training.recipe import load_recipe
@@ -30,18 +36,24 @@ def train(
     load_recipe(recipe, size, overrides or [])  # a slip is told now, before torch takes its seconds to load
     from training.train import train as fit
 
-    with telling() as tell, Epochs(tell) as progress:
-        path = fit(
-            prepared,
-            recipe,
-            size,
-            bundles=bundles,
-            name=name,
-            seed=seed,
-            overrides=overrides or [],
-            device=device,
-            progress=progress,
-        )
+    try:
+        with telling() as tell, Epochs(tell) as progress:
+            path = fit(
+                prepared,
+                recipe,
+                size,
+                bundles=bundles,
+                name=name,
+                seed=seed,
+                overrides=overrides or [],
+                device=device,
+                progress=progress,
+                runs=runs,
+                fresh=fresh,
+            )
+    except KeyboardInterrupt:
+        typer.echo("interrupted: the same command goes on from here, or starts over with --fresh", err=True)
+        raise
     activate(bundles, name, path.name)
     for part, metrics in read_manifest(path).metrics.items():
         typer.echo(

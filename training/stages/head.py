@@ -9,10 +9,9 @@ chance alone, so the head is mixed in only where its lead on validation is surer
 
 from __future__ import annotations
 
-import copy
-import itertools
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -27,10 +26,13 @@ from model.recommender import Dials, Floats, UserTokens
 from training.data.prepared import Prepared
 from training.evaluate import Metrics, Scorer, evaluate, paired_bootstrap
 from training.progress import Progress, silent
-from training.recipes.continuous import HeadPart, TrunkPart
+from training.stages.loop import EVERY, Loop, own_randomness
 from training.stages.softmax import catalogue_cross_entropy
 from training.stages.trunk import anchor_recommender, read_states
 from training.stages.windows import Batch, Windows
+
+if TYPE_CHECKING:
+    from training.recipes.continuous import HeadPart, TrunkPart
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,32 +59,33 @@ def fit_head(
     seed: int,
     device: str = "cpu",
     progress: Progress = silent,
+    checkpoint: Path | None = None,
+    keep_every: float = EVERY,
 ) -> FittedHead:
-    """Trains f with the catalogue softmax, the direction and the dispersive loss. The trunk is not changed."""
+    """Trains f with the catalogue softmax, the direction and the dispersive loss. The trunk is not changed.
+
+    checkpoint: a file to go on from (training/stages/loop.py).
+    """
     anchor = anchor_recommender(trunk, space, prepared, trunk_part.max_profile)
     vectors, bias = anchor.vectors, anchor.bias
     generator = torch.Generator(device).manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with own_randomness(seed, device):
         head = Head(HeadShape(trunk_part.width, part.hidden, part.blocks, part.norm)).to(device)
         optimiser = torch.optim.AdamW(head.parameters(), lr=part.learning_rate, betas=(0.9, 0.98))
         validate = _Validation(anchor, prepared, trunk_part.validation_users, seed)
         standing = Mixture(part.samples, part.times, 0.0)
-        epochs: list[dict[str, float]] = []
         alone = validate(head, standing)
-        best: tuple[Metrics, Mixture, Mapping[str, Tensor]] | None = None
-        batches = _forever(
-            Windows(*prepared.train_histories(), trunk_part.max_history, trunk_part.max_profile),
-            trunk_part.tokens_per_step,
-            seed,
-        )
+        loop = Loop(checkpoint, {"head": head}, optimiser, generator=generator, device=device, every=keep_every)
+        place = loop.place
+        windows = Windows(*prepared.train_histories(), trunk_part.max_history, trunk_part.max_profile)
+        batches = windows.forever(trunk_part.tokens_per_step, seed, skip=place.step)
         total = part.epochs * part.steps_per_epoch
-        for epoch in range(part.epochs):
+        while place.epoch < part.epochs:
             trunk.train()  # dropout on: see the module's opening
-            sums = np.zeros(3)
-            for step in range(part.steps_per_epoch):
+            sums = np.array(place.sums or np.zeros(3))
+            while place.batch < part.steps_per_epoch:
                 for group in optimiser.param_groups:
-                    group["lr"] = part.learning_rate * (1 - (epoch * part.steps_per_epoch + step) / total)
+                    group["lr"] = part.learning_rate * (1 - place.step / total)
                 losses = _losses(head, trunk, vectors, bias, next(batches), part, trunk_part.bf16, generator)
                 loss = losses[0] + part.direction * losses[1] + part.dispersive * losses[2]
                 optimiser.zero_grad()
@@ -90,23 +93,29 @@ def fit_head(
                 nn.utils.clip_grad_norm_(head.parameters(), 1.0)
                 optimiser.step()
                 sums += [float(value.detach()) for value in losses]
+                place.sums = sums.tolist()
+                loop.step()
             trunk.eval()
             if not np.isfinite(sums).all():
-                raise ValueError(f"the head's loss is not finite in epoch {epoch + 1}: lower head.learning_rate")
+                raise ValueError(f"the head's loss is not finite in epoch {place.epoch + 1}: lower head.learning_rate")
             values = dict(zip(("loss", "direction", "dispersive"), (sums / part.steps_per_epoch).tolist(), strict=True))
             for weight in sorted({w for w in part.weights if w > 0}):
                 mixture = replace(standing, weight=weight)
-                metrics = validate(head, mixture)
-                values[f"ndcg@10 lambda={weight:g}"] = metrics.ndcg(10)
-                if best is None or metrics.ndcg(10) > best[0].ndcg(10):
-                    best = (metrics, mixture, copy.deepcopy(head.state_dict()))
-            epochs.append(values)
-            progress("head", epoch + 1, part.epochs, values)
-    if best is None:
-        return FittedHead(head.eval(), standing, epochs)
-    head.load_state_dict(best[2])
-    lead = paired_bootstrap(best[0], alone)
-    return FittedHead(head.eval(), best[1] if lead[1] > 0 else standing, epochs, lead)
+                reached = validate(head, mixture).ndcg(10)
+                values[f"ndcg@10 lambda={weight:g}"] = reached
+                if place.best is None or reached > place.best:
+                    place.best, place.best_weight = reached, weight
+                    loop.remember()
+            place.epochs.append(values)
+            loop.next_epoch()
+            progress("head", place.epoch, part.epochs, values)
+        loop.finish()
+        head.eval()
+        if place.best is None:
+            return FittedHead(head, standing, place.epochs)
+        best = replace(standing, weight=place.best_weight)
+        lead = paired_bootstrap(validate(head, best), alone)
+    return FittedHead(head, best if lead[1] > 0 else standing, place.epochs, lead)
 
 
 class _Validation:
@@ -154,8 +163,3 @@ def _losses(
     x0_hat, activation = head(head.noised(x0, t, noise), t, condition, anchor)
     softmax = catalogue_cross_entropy(x0_hat, vectors, bias, target, bf16=bf16)
     return softmax, direction_loss(x0_hat, x0, t), dispersive_loss(activation)
-
-
-def _forever(windows: Windows, positions: int, seed: int) -> Iterator[Batch]:
-    for epoch in itertools.count():
-        yield from windows.epoch(positions, seed, epoch)

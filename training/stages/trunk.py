@@ -7,10 +7,10 @@ Gate 0 of the methods: with nothing else added, this must be a strong sequential
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,9 +24,12 @@ from model.continuous.space import ItemSpace
 from training.data.prepared import Prepared
 from training.evaluate import evaluate, recommender_scorer
 from training.progress import Progress, silent
-from training.recipes.continuous import TrunkPart
+from training.stages.loop import EVERY, Loop, own_randomness
 from training.stages.softmax import catalogue_cross_entropy
 from training.stages.windows import Batch, Windows
+
+if TYPE_CHECKING:
+    from training.recipes.continuous import TrunkPart
 
 ANCHOR_ONLY = Mixture(samples=1, times=(0.5,), weight=0.0)
 
@@ -53,55 +56,60 @@ def fit_trunk(
     seed: int,
     device: str = "cpu",
     progress: Progress = silent,
+    checkpoint: Path | None = None,
+    keep_every: float = EVERY,
 ) -> FittedTrunk:
     """tokens (N, K, D) from the tokenizer. Stops after `patience` epochs without a better validation NDCG@10.
 
+    checkpoint: a file to go on from (training/stages/loop.py).
     Raises ValueError where there is no training interaction, or nobody to validate on.
     """
     windows = Windows(*prepared.train_histories(), part.max_history, part.max_profile)
     if len(windows) == 0:
         raise ValueError("the prepared data holds no training interaction")
     size = windows.step(part.tokens_per_step)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with own_randomness(seed, device):
         shape = BackboneShape(part.width, part.layers, part.heads, part.feed_forward, part.max_history)
         trunk = Trunk(shape, part.dropout).to(device)
         space = ItemSpace(tokens, part.width).to(device)
         optimiser = _optimiser(nn.ModuleList([trunk, space]), part)
         total = part.epochs * len(windows.batches(size, np.random.default_rng((seed, 0))))
-        epochs: list[dict[str, float]] = []
-        best: tuple[float, int, Mapping[str, Tensor], Mapping[str, Tensor]] | None = None
-        step = 0
-        for epoch in range(part.epochs):
-            torch.manual_seed(seed * 100_003 + epoch)  # dropout of an epoch depends on seed and epoch alone
+        modules = {"trunk": trunk, "space": space}
+        loop = Loop(checkpoint, modules, optimiser, device=device, every=keep_every)
+        place = loop.place
+        while place.epoch < part.epochs and place.epoch - place.best_epoch < part.patience:
+            if place.batch == 0:
+                torch.manual_seed(seed * 100_003 + place.epoch)  # dropout depends on seed and epoch alone
             trunk.train()
-            loss_sum, positions = 0.0, 0
-            for batch in windows.epoch(size, seed, epoch):
+            loss_sum, positions = place.sums or (0.0, 0.0)
+            for batch in windows.epoch(size, seed, place.epoch, skip=place.batch):
                 for group in optimiser.param_groups:
-                    group["lr"] = part.learning_rate * _rate(step, total, part.warmup_steps)
+                    group["lr"] = part.learning_rate * _rate(place.step, total, part.warmup_steps)
                 loss, count = _loss(trunk, space, batch, part)
                 optimiser.zero_grad()
                 loss.backward()
                 nn.utils.clip_grad_norm_([*trunk.parameters(), *space.parameters()], 1.0)
                 optimiser.step()
-                loss_sum, positions, step = loss_sum + float(loss.detach()) * count, positions + count, step + 1
+                loss_sum, positions = loss_sum + float(loss.detach()) * count, positions + count
+                place.sums = [loss_sum, positions]
+                loop.step()
             if not math.isfinite(loss_sum):
-                raise ValueError(f"the trunk's loss is not finite in epoch {epoch + 1}: lower trunk.learning_rate")
+                raise ValueError(
+                    f"the trunk's loss is not finite in epoch {place.epoch + 1}: lower trunk.learning_rate"
+                )
             recommender = anchor_recommender(trunk, space, prepared, part.max_profile)
             metrics = evaluate(
                 recommender_scorer(recommender), prepared, "validation", users=part.validation_users, seed=seed
             )
             values = {"loss": loss_sum / positions, "hr@10": metrics.hr(10), "ndcg@10": metrics.ndcg(10)}
-            epochs.append(values)
-            progress("trunk", epoch + 1, part.epochs, values)
-            if best is None or values["ndcg@10"] > best[0]:
-                best = (values["ndcg@10"], epoch, copy.deepcopy(trunk.state_dict()), copy.deepcopy(space.state_dict()))
-            elif epoch - best[1] >= part.patience:
-                break
-        assert best is not None
-        trunk.load_state_dict(best[2])
-        space.load_state_dict(best[3])
-    return FittedTrunk(trunk.eval(), space, epochs, best[1] + 1)
+            place.epochs.append(values)
+            if place.best is None or values["ndcg@10"] > place.best:
+                place.best, place.best_epoch = values["ndcg@10"], place.epoch + 1
+                loop.remember()
+            loop.next_epoch()
+            progress("trunk", place.epoch, part.epochs, values)
+        loop.finish()
+    return FittedTrunk(trunk.eval(), space, place.epochs, place.best_epoch)
 
 
 def anchor_recommender(trunk: Trunk, space: ItemSpace, prepared: Prepared, max_profile: int) -> ContinuousRecommender:

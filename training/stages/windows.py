@@ -8,6 +8,7 @@ epoch is a function of seed and epoch alone.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -83,11 +84,19 @@ class Windows:
         rng.shuffle(batches)
         return batches
 
-    def epoch(self, positions: int, seed: int, epoch: int) -> Iterator[Batch]:
-        """The batches of one epoch."""
+    def epoch(self, positions: int, seed: int, epoch: int, skip: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch, without the first `skip`."""
         rng = np.random.default_rng((seed, epoch))
-        for windows in self.batches(positions, rng):
+        for windows in self.batches(positions, rng)[skip:]:
             yield self.batch(windows)
+
+    def forever(self, positions: int, seed: int, skip: int = 0) -> Iterator[Batch]:
+        """The batches of epoch after epoch, without the first `skip`."""
+        for epoch in itertools.count():
+            batches = self.batches(positions, np.random.default_rng((seed, epoch)))
+            for windows in batches[skip:]:
+                yield self.batch(windows)
+            skip = max(0, skip - len(batches))
 
     def batch(self, windows: NDArray[np.int64]) -> Batch:
         """The given windows, padded."""

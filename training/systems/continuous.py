@@ -6,6 +6,7 @@ built = build(recipe, run)
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from model.continuous.cold import ColdItems
 from model.text import HASHED, SentenceEncoder, TextEncoder, item_text
@@ -20,23 +21,24 @@ from training.text import fit_hashed_text
 
 def build(recipe: ContinuousRecipe, run: Run) -> Built:
     """Fits every stage. Raises ValueError with one sentence where a stage comes to nothing."""
-    prepared, seed, device, progress = run.prepared, run.seed, run.device, run.progress
+    prepared, seed = run.prepared, run.seed
+    where: Any = {"device": run.device, "progress": run.progress, "keep_every": run.keep_every}
     with run.stage("signals"):
         offsets, items = prepared.train_histories()
         collaborative, known = spectral(offsets, items, len(prepared.catalogue), recipe.signals.spectral_dim)
         texts = [item_text(item) for item in prepared.catalogue]
         encoder = _text_encoder(recipe.signals, texts)
         text = encoder.encode(texts)
-    with run.stage("tokenizer"):
+    with run.stage("tokenizer") as checkpoint:
         tokenizer, tokens, run.report["tokenizer"] = fit_tokenizer(
-            collaborative, known, text, recipe.tokenizer, seed=seed, device=device, progress=progress
+            collaborative, known, text, recipe.tokenizer, seed=seed, checkpoint=checkpoint, **where
         )
-    with run.stage("trunk"):
-        fitted = fit_trunk(prepared, tokens, recipe.trunk, seed=seed, device=device, progress=progress)
+    with run.stage("trunk") as checkpoint:
+        fitted = fit_trunk(prepared, tokens, recipe.trunk, seed=seed, checkpoint=checkpoint, **where)
         run.report["trunk"] = {"epochs": fitted.epochs, "best_epoch": fitted.best_epoch}
-    with run.stage("head"):
+    with run.stage("head") as checkpoint:
         head = fit_head(
-            prepared, fitted.trunk, fitted.space, recipe.head, recipe.trunk, seed=seed, device=device, progress=progress
+            prepared, fitted.trunk, fitted.space, recipe.head, recipe.trunk, seed=seed, checkpoint=checkpoint, **where
         )
         run.report["head"] = {"epochs": head.epochs, "weight": head.mixture.weight, "lead": head.lead}
     anchor = fitted.recommender(prepared, recipe.trunk.max_profile)
