@@ -34,6 +34,7 @@ from service.keys import KeyRing, KeysError
 from service.limiter import RateLimiter
 from service.middleware.body_limit import BodyLimit
 from service.middleware.client_gone import ClientGone
+from service.middleware.fast_lane import FastLane
 from service.middleware.guard import Guard
 from service.middleware.hosts import Hosts
 from service.middleware.measure import Measure, count_unasked
@@ -100,6 +101,7 @@ def _middleware(settings: Settings, keys: KeyRing) -> list[Middleware]:
         Middleware(Guard, keys=keys, limiter=RateLimiter(settings.rate_limit, settings.rate_burst)),
         Middleware(BodyLimit, limit=settings.max_body_bytes, seconds=settings.request_timeout_s),
         Middleware(ClientGone, paths=frozenset({"/recommend"})),
+        Middleware(FastLane, lanes={"/recommend": recommend.LANE, "/events": events.LANE}),
     ]
 
 

@@ -111,12 +111,13 @@ def error_response(
 
 def install_handlers(app: FastAPI) -> None:
     """Makes every refusal of the app a typed one. What nobody foresaw is caught by the outermost middleware."""
-    app.add_exception_handler(ApiError, _on_api_error)
+    app.add_exception_handler(ApiError, refuse)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
 
 
-async def _on_api_error(request: Request, error: Exception) -> JSONResponse:
+async def refuse(request: Request, error: Exception) -> JSONResponse:
+    """The typed answer of an ApiError."""
     assert isinstance(error, ApiError)
     headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
     return error_response(request.scope, error.code, error.message, field=error.field, headers=headers)

@@ -33,20 +33,20 @@ def decide(
 ) -> Threads:
     """requested: 0 to decide here. cpus: those this process may run on (default: ask the system).
 
-    A quota that is no whole number is rounded down: a thread that is throttled makes the others wait for it.
+    One CPU is left to the event loop, which else waits for the model and the model for it: the products of one request
+    are small, and OpenMP threads that share a core spin. A quota that is no whole number is rounded down: a thread that
+    is throttled makes the others wait for it.
     """
     allowed = len(os.sched_getaffinity(0)) if cpus is None else cpus
     quota = _quota(cgroup)
     if requested:
         count, reason = requested, f"{requested} torch threads: CONTREC_THREADS says so"
     elif quota is not None and quota < allowed:
-        count = max(1, int(quota))
-        reason = f"{count} torch threads: the cgroup's quota is {quota:g} CPUs of {allowed}"
+        count = max(1, int(quota) - 1)
+        reason = f"{count} torch threads: the cgroup's quota is {quota:g} CPUs of {allowed}, one for the event loop"
     else:
-        count, reason = (
-            allowed,
-            f"{allowed} torch threads: this process may run on {allowed} CPUs and has no lower quota",
-        )
+        count = max(1, allowed - 1)
+        reason = f"{count} torch threads: this process may run on {allowed} CPUs, one for the event loop"
     warnings = tuple(
         f"{name}={environment[name]} disagrees with the {count} threads decided on; it rules what torch does not"
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")

@@ -11,13 +11,16 @@ from __future__ import annotations
 import sys
 from typing import cast
 
-from fastapi import APIRouter, FastAPI, Response
+from fastapi import APIRouter, FastAPI
+from pydantic import TypeAdapter
 
 from service.access import ROUTES
 from service.app import create_app, run
+from service.core import Service
 from service.keys import Scope
 from service.middleware.client_gone import ClientGone
-from service.routes.common import JSON_ONLY
+from service.middleware.fast_lane import FastLane, Lane
+from service.routes.common import JSON_ONLY, ServiceOf
 from service.schemas import RecommendAnswer, RecommendedItem, RecommendRequest, Source, Timings
 from service.settings import Settings, load_settings
 
@@ -32,9 +35,13 @@ _ITEMS = [
 
 
 @router.post(CONSTANT, response_model=RecommendAnswer, dependencies=[JSON_ONLY])
-async def constant(body: RecommendRequest) -> Response:
+async def constant(body: RecommendRequest, service: ServiceOf) -> RecommendAnswer:
     """Always the same list."""
-    answer = RecommendAnswer(
+    return await the_same(service, body)
+
+
+async def the_same(service: Service, body: RecommendRequest) -> RecommendAnswer:
+    return RecommendAnswer(
         items=_ITEMS,
         source=Source.MODEL,
         ignored=0,
@@ -42,7 +49,6 @@ async def constant(body: RecommendRequest) -> Response:
         recommendation_id="0" * 32,
         timings_ms=Timings(store=0, queue=0, encode=0, generate=0, retrieve=0, total=0),
     )
-    return Response(answer.model_dump_json(exclude_unset=True), media_type="application/json")
 
 
 def make(settings: Settings) -> FastAPI:
@@ -53,6 +59,9 @@ def make(settings: Settings) -> FastAPI:
     for middleware in app.user_middleware:  # the same middleware, also where it picks its paths
         if middleware.cls is ClientGone:
             middleware.kwargs["paths"] = frozenset({*middleware.kwargs["paths"], CONSTANT})
+        if middleware.cls is FastLane:
+            lane = Lane(TypeAdapter(RecommendRequest), the_same)
+            middleware.kwargs["lanes"] = {**middleware.kwargs["lanes"], CONSTANT: lane}
     return app
 
 

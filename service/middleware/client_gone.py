@@ -23,7 +23,7 @@ class ClientGone:
             return
         body = await receive()  # replayed by BodyLimit, so this never waits
         left = asyncio.Event()
-        given = False
+        given = answered = False
 
         async def receive_again() -> Message:
             nonlocal given
@@ -33,19 +33,25 @@ class ClientGone:
             await left.wait()
             return {"type": "http.disconnect"}
 
-        async def watch() -> None:
+        async def send_and_note(message: Message) -> None:
+            nonlocal answered
+            answered = True
+            await send(message)
+
+        async def watch(working: asyncio.Task[object]) -> None:
             while (await receive())["type"] != "http.disconnect":
                 pass
             left.set()
-            working.cancel()
-
-        working = asyncio.ensure_future(self.app(scope, receive_again, send))
-        watching = asyncio.create_task(watch())
-        try:
-            await working
-        except asyncio.CancelledError:
-            if not left.is_set():  # not the client but the server stops us
+            if not answered:  # a server may call the end of the answer a disconnect, too
                 working.cancel()
+
+        working = asyncio.current_task()
+        assert working is not None
+        watching = asyncio.create_task(watch(working))
+        try:
+            await self.app(scope, receive_again, send_and_note)
+        except asyncio.CancelledError:
+            if not left.is_set() or working.uncancel():  # not the client but the server stops us
                 raise
         finally:
             watching.cancel()

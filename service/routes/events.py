@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Body
+from pydantic import TypeAdapter
 
+from service.core import Service
 from service.errors import ErrorCode
+from service.middleware.fast_lane import Lane
 from service.routes.common import JSON_ONLY, ServiceOf, refusals
-from service.schemas import EventIn, EventsAnswer, EventsRequest
+from service.schemas import EventIn, EventsAnswer, EventsIn, EventsRequest
 
 router = APIRouter(tags=["events"])
 
@@ -32,4 +35,12 @@ _EXAMPLES = [
 async def events(body: Annotated[EventsRequest, Body(examples=_EXAMPLES)], service: ServiceOf) -> EventsAnswer:
     """All events are kept, or none: after a 200 they are kept, after a 503 send them again. The very next
     recommendation reflects them."""
+    return await keep(service, body)
+
+
+async def keep(service: Service, body: EventIn | EventsIn) -> EventsAnswer:
+    """One or many."""
     return await service.users.append([body] if isinstance(body, EventIn) else body.events)
+
+
+LANE = Lane(TypeAdapter(EventsRequest), keep)

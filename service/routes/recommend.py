@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Response
+from pydantic import TypeAdapter
 
 from service.errors import ErrorCode
+from service.middleware.fast_lane import Lane
 from service.routes.common import JSON_ONLY, ServiceOf, refusals
 from service.schemas import RecommendAnswer, RecommendRequest
 
 router = APIRouter(tags=["recommendations"])
+
+LANE = Lane(TypeAdapter(RecommendRequest), lambda service, body: service.answers.recommend(body))
 
 
 @router.post(
