@@ -31,6 +31,10 @@ def load_recommender(path: Path, device: str = "cpu") -> Recommender:
         from model.continuous.recommender import ContinuousRecommender
 
         return ContinuousRecommender.load(path, device)
+    if manifest.kind == "semantic":
+        from model.semantic.recommender import SemanticRecommender
+
+        return SemanticRecommender.load(path, device)
     if manifest.kind == "popular":
         from model.popular import load_popular
 

@@ -48,6 +48,10 @@ def recipe_class(kind: str) -> type[Recipe]:
         from training.recipes.continuous import ContinuousRecipe
 
         return ContinuousRecipe
+    if kind == "semantic":
+        from training.recipes.semantic import SemanticRecipe
+
+        return SemanticRecipe
     raise RecipeError(f"there is no kind of recipe {kind!r}")
 
 

@@ -23,6 +23,7 @@ from training.evaluate import Metrics, evaluate, recommender_scorer
 from training.progress import Progress, silent
 from training.recipe import Recipe, load_recipe
 from training.recipes.continuous import ContinuousRecipe
+from training.recipes.semantic import SemanticRecipe
 from training.run import Built, Run, identity, run_folder
 from training.stages.loop import EVERY
 
@@ -88,6 +89,10 @@ def _build(recipe: Recipe, run: Run) -> Built:
         from training.systems import continuous
 
         return continuous.build(recipe, run)
+    if isinstance(recipe, SemanticRecipe):
+        from training.systems import semantic
+
+        return semantic.build(recipe, run)
     raise AssertionError(f"no system trains recipes of kind {recipe.kind!r}")
 
 

@@ -1,0 +1,97 @@
+"""`contrec train --recipe diffgrm`, whole: prepared data in, a bundle that answers out; and the recipe's bounds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model import load_recommender
+from model.bundle import verify
+from model.semantic.decoding import Decoding
+from model.semantic.recommender import SemanticRecommender
+from tests.contracts.recommender_contract import ITEMS, rows_of
+from tests.model import fitted_semantic as toy
+from tests.model.fitted import toy_prepared
+from training.recipe import RecipeError, load_recipe
+from training.recipes.semantic import DecodingPart, SemanticRecipe
+from training.stages.semantic_decoding import fit_decoding
+from training.train import train
+
+QUICK = ("network.epochs=2", "network.tokens_per_step=256", "network.width=32", "decoding.weights=[0.0, 1.0]")
+
+
+def test_from_prepared_data_to_a_bundle_that_answers(tmp_path: Path) -> None:
+    prepared = toy_prepared()
+    prepared.write(tmp_path / "prepared")
+
+    def run(seed: int) -> Path:
+        return train(
+            tmp_path / "prepared",
+            "diffgrm",
+            "tiny",
+            bundles=tmp_path / "bundles",
+            name="toy",
+            seed=seed,
+            overrides=QUICK,
+        )
+
+    path = run(0)
+    manifest = verify(path)
+    assert manifest.kind == "semantic"
+    assert manifest.recipe == "diffgrm/tiny"
+    assert {"encoding.safetensors", "items.safetensors", "network.safetensors", "text/hashed.safetensors"} <= set(
+        manifest.files
+    )
+    report = json.loads(path.with_name(f"{path.name}.report.json").read_text())
+    assert report["codes"]["items"] == ITEMS
+    assert report["codes"]["codes"] == 2, "a small catalogue gets fewer codes"
+    assert set(report["seconds"]) == {"signals", "codes", "network", "decoding", "evaluation"}
+    assert set(report["decoding"]["ndcg@10"]) == {"0", "1"}
+    assert "fully_masked_alone" in report
+    recommender = load_recommender(path)
+    assert isinstance(recommender, SemanticRecommender)
+    rows, _ = recommender.recommend(rows_of(3, 4), k=5)
+    assert len(rows) == 5
+    assert run(0) == path, "the same data, recipe and seed give the same bundle"
+    assert run(1) != path
+
+
+def test_conditional_passes_are_served_only_where_their_lead_is_surer_than_chance() -> None:
+    fitted = toy.fitted()
+    recommender = fitted.recommender(Decoding())
+    part = DecodingPart(beam=0, candidates=10, steps=4, weights=(0.0, 1.0))
+    decoding, report = fit_decoding(fitted.prepared, recommender, part, users=100, seed=0)
+    assert (decoding.weight > 0) == (report["lead"][1] > 0)
+    assert decoding.candidates == 10
+    alone, said = fit_decoding(
+        fitted.prepared, recommender, part.model_copy(update={"weights": (0.0,)}), users=100, seed=0
+    )
+    assert alone.weight == 0
+    assert set(said["ndcg@10"]) == {"0"}
+
+
+@pytest.mark.parametrize("size", ["tiny", "small", "base"])
+def test_every_size_is_complete(size: str) -> None:
+    recipe = load_recipe("diffgrm", size)
+    assert isinstance(recipe, SemanticRecipe)
+    assert recipe.network.digit_dim * recipe.codes.digits == recipe.network.width or size == "base"
+    assert np.isfinite(recipe.network.learning_rate)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("codes.codes=100", r"codes: codes 100 must be a power of two"),
+        ("codes.digits=7", r"codes\.digits"),
+        ("network.width=130", r"network: width 130 must be an even multiple of heads 2"),
+        ("network.view_share=1.5", r"network\.view_share"),
+        ("decoding.weights=[]", r"decoding\.weights"),
+        ("trunk.width=3", r"no setting trunk\.width"),
+    ],
+)
+def test_a_setting_that_does_not_fit_is_refused_by_name(override: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        load_recipe("diffgrm", overrides=[override])
