@@ -17,6 +17,7 @@ import numpy as np
 
 from model.catalogue import Mask, Rows
 from model.recommender import Dials
+from service import logs
 from service.batcher import Batcher, Overloaded
 from service.bundles import Bundles, Served
 from service.eligibility import eligible_rows, unknown_ids
@@ -145,6 +146,7 @@ class Answers:
 
     def _count(self, picked: Picked, timings: Timings, degraded: bool) -> None:
         self.metrics.source.labels(source=picked.source).inc()
+        logs.note(source=picked.source)
         for step in picked.failed:
             self.metrics.failures.labels(step=step).inc()
         if degraded:

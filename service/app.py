@@ -26,6 +26,7 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
+from service import logs
 from service.access import check_routes
 from service.connection import Limits, bounded
 from service.core import Service
@@ -86,7 +87,12 @@ def _middleware(settings: Settings, keys: KeyRing) -> list[Middleware]:
     """Outermost first: what refuses without reading comes before what reads."""
     hosts = words(settings.allowed_hosts) or ([] if is_loopback(settings.host) else ["*"])
     origins = words(settings.allowed_origins)
-    stack = [Middleware(RequestId), Middleware(Measure), Middleware(SafeHeaders), Middleware(Hosts, names=hosts)]
+    stack = [
+        Middleware(RequestId),
+        Middleware(Measure, log_paths=settings.log_ids),
+        Middleware(SafeHeaders),
+        Middleware(Hosts, names=hosts),
+    ]
     if origins:
         cors = Middleware(
             CORSMiddleware,
@@ -119,8 +125,7 @@ def serve(settings: Settings) -> int:
 
 def run(make: Callable[[], FastAPI], settings: Settings) -> int:
     """`serve` for another app; it is made once nothing is left that would keep it from starting."""
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it tells at length which builds it does not have
+    logs.setup(settings.log_level, settings.log_format, settings.log_ids)
     for name in unknown_variables():
         log.warning("%s is no setting of this version and has no effect", name)
     if (complaint := cannot_start(settings)) is not None:

@@ -138,7 +138,14 @@ class Settings(BaseSettings):
         10, ge=0, le=600, description="After SIGTERM, how long open requests may take to finish, in seconds."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least severe message that is logged. Ids and histories are not logged at any level."
+        "info", description="Least severe message that is logged; `info` has a line for each request."
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="`text` for people, `json` for machines: one object a line."
+    )
+    log_ids: bool = Field(
+        False,
+        description="Log also what may hold ids: texts of exceptions and paths of requests. Otherwise no id is logged.",
     )
 
 

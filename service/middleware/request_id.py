@@ -13,6 +13,7 @@ from uuid import uuid4
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service import logs
 from service.errors import ErrorCode, error_response
 
 log = logging.getLogger(__name__)
@@ -41,11 +42,12 @@ class RequestId:
                 MutableHeaders(scope=message)["X-Request-ID"] = request_id
             await send(message)
 
-        try:
-            await self.app(scope, receive, send_with_id)
-        except Exception:
-            log.exception("request %s failed", request_id)
-            if begun:
-                raise  # half an answer is out: only cutting the connection is honest now
-            message = f"something unexpected happened; the log has it under request {request_id}"
-            await error_response(scope, ErrorCode.INTERNAL, message)(scope, receive, send_with_id)
+        with logs.request(request_id):
+            try:
+                await self.app(scope, receive, send_with_id)
+            except Exception:
+                log.exception("a request failed")
+                if begun:
+                    raise  # half an answer is out: only cutting the connection is honest now
+                message = f"something unexpected happened; the log has it under request {request_id}"
+                await error_response(scope, ErrorCode.INTERNAL, message)(scope, receive, send_with_id)
