@@ -1,6 +1,7 @@
-"""Diversity: a list that does not say the same thing ten times, by maximal marginal relevance.
+"""A list's last touch: not the same thing ten times, and not more of what was disliked.
 
-Carbonell and Goldstein 1998. One item after the other is taken, each time the one with the greatest
+Diversity is maximal marginal relevance (Carbonell and Goldstein 1998). One item after the other is taken, each time the
+one with the greatest
 
     (1 - diversity) * relevance - diversity * (its greatest likeness to an item that is taken already)
 
@@ -8,6 +9,10 @@ relevance is the score, scaled to 0 .. 1 over the candidates, so that `diversity
 as for counts. Likeness is the cosine, as `Recommender.unit_vectors` has it. Knows no recommender.
 
     order = mmr(scores, vectors, diversity=0.3, k=10)      # places in the candidates, first choice first
+
+Dislikes push away what is like them, as negative examples do in Rocchio's feedback (1971):
+
+    worth = away_from(scores, vectors, disliked)           # relevance, less up to AWAY of its whole range
 """
 
 from __future__ import annotations
@@ -19,6 +24,20 @@ from model.recommender import Floats
 
 CANDIDATES = 200
 """How many of the best items a diverse list is chosen from."""
+
+AWAY = 0.5
+"""What an item just like a disliked one loses: half of what lies between the best candidate and the last."""
+
+
+def away_from(scores: Floats, vectors: Floats, disliked: Floats) -> Floats:
+    """(n,) relevance, 0 .. 1, less AWAY times the greatest cosine to a disliked item, where that is positive.
+
+    scores (n,), unit vectors (n, D), disliked (m, D) with m at least 1. Only the nearest dislike counts, so that a
+    user with many of them is not pushed away from everything.
+    """
+    nearest = np.maximum((vectors @ disliked.T).max(axis=1), 0)
+    worth: Floats = (_scaled(scores) - AWAY * nearest).astype(np.float32)
+    return worth
 
 
 def mmr(scores: Floats, vectors: Floats, diversity: float, k: int) -> Rows:

@@ -1,32 +1,51 @@
 """From a request to an answer: the user, the eligible items, the list, and what is told about how it came to be.
 
-Knows no HTTP; the ladder is in `fallback.py`, what the store knows in `users.py`.
+Knows no HTTP; the ladder is in `fallback.py`, what the store knows in `users.py`, lists without a user in `lists.py`.
 
     answer = await answers.recommend(RecommendRequest(user_id="42"))
+    answer = await answers.rank(RankRequest(user_id="42", items=["17", "3"]))
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from model.catalogue import Mask, Rows
+from model.catalogue import Catalogue, Rows
 from model.recommender import Dials
 from service import logs
 from service.batcher import Batcher, Overloaded
 from service.bundles import Bundles, Served
 from service.eligibility import eligible_rows, unknown_ids
 from service.errors import ApiError, ErrorCode
-from service.fallback import Picked, Question
+from service.fallback import Done, Errand, Picked, Question, popular
 from service.insights import Insights, new_id
+from service.lists import Lists, described
 from service.metrics import Metrics
-from service.schemas import Degraded, RecommendAnswer, RecommendedItem, RecommendRequest, Source, Timings
+from service.overlay import Overlay
+from service.reasons import explained
+from service.schemas import (
+    CategoryShare,
+    Degraded,
+    RankAnswer,
+    RankRequest,
+    Reason,
+    ReasonKind,
+    RecommendAnswer,
+    RecommendedItem,
+    RecommendRequest,
+    Selection,
+    Source,
+    Timings,
+)
 from service.settings import Settings
+from service.shaping import Shape
 from service.users import RETRY_AFTER_S, User, Users
 
 log = logging.getLogger(__name__)
@@ -42,35 +61,182 @@ class Answers:
     metrics: Metrics
     insights: Insights
     bundles: Bundles
+    overlay: Overlay
     users: Users
-    batcher: Batcher[Question, Picked]
+    lists: Lists
+    batcher: Batcher[Question | Errand, Picked | Done]
     later: Callable[[Coroutine[Any, Any, None]], None]
 
     async def recommend(self, request: RecommendRequest) -> RecommendAnswer:
-        """The answer, always from some rung of the ladder. Raises not_available and overloaded, both typed."""
+        """The answer, always from some rung of the ladder. Raises the typed overloaded."""
         started = time.perf_counter()
-        request.refuse_what_is_not_there()
         served = self.bundles.served  # once: a swap meanwhile must not mix two bundles
         recommendation_id = new_id(None if served is None else served.label)
         user = await self.users.read(request.user_id, _WITHOUT_BUNDLE if served is None else served.label)
-        history = user.record.history if request.history is None else request.history
-        excluded = user.record.seen.union(request.history or ()) if request.exclude_seen else frozenset[str]()
+        record = user.record
+        history = record.history if request.history is None else request.history
+        # What was disliked never comes back, also where seen items may.
+        excluded = record.disliked
+        if request.exclude_seen:
+            excluded = excluded.union(record.seen, request.history or ())
+        shares = None
 
         if served is None:
-            nothing = Picked(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32), Source.POPULAR)
-            picked, items = nothing, await self._from_the_store(request, excluded, user)
+            picked = _picked_nothing()
+            items = await self._counted(user, request.k, excluded=excluded, allow=request.allow, deny=request.deny)
             ignored = 0  # without a catalogue no id is unknown
         else:
             catalogue = served.recommender.catalogue
-            eligible = eligible_rows(catalogue, excluded=excluded, allow=request.allow, deny=request.deny)
-            dials = Dials(explore=request.explore, seed=_seed(request, recommendation_id))
             known = catalogue.rows(history)
-            picked = await self._pick(served, known, eligible, dials, request, user)
-            items = described(served, picked)
+            question = Question(
+                served,
+                known,
+                tokens=None,
+                fresh=False,
+                dials=Dials(explore=request.explore, seed=_seed(request, recommendation_id)),
+                eligible=eligible_rows(served, excluded=excluded, allow=request.allow, deny=request.deny),
+                k=request.k,
+                asked=time.perf_counter(),
+                shape=Shape(request.diversity, catalogue.rows(sorted(record.disliked))),
+            )
+            stored = request.user_id if request.history is None else None
+            picked = await self._pick(question, stored, user)
+            items = described(served, picked.rows, picked.scores)
+            if request.explain:
+                shares = await self._explain(served, picked, known, items)
             self.insights.answered(served, picked.rows, len(known))
             given = [selection.items for selection in (request.allow, request.deny) if selection is not None]
             ignored = unknown_ids(catalogue, request.history, *given)
 
+        answer = RecommendAnswer(
+            items=items,
+            source=picked.source,
+            ignored=ignored,
+            bundle=None if served is None else served.label,
+            recommendation_id=recommendation_id,
+            timings_ms=self._count(picked, user, started),
+        )
+        if request.explain:
+            answer.categories = shares or []
+        if (degraded := self._degraded(user)) is not None:
+            answer.degraded = degraded
+        return answer
+
+    async def rank(self, request: RankRequest) -> RankAnswer:
+        """The candidates in order: the same rungs as `recommend`, with nothing else eligible. Raises overloaded."""
+        started = time.perf_counter()
+        served = self.bundles.served
+        recommendation_id = new_id(None if served is None else served.label)
+        user = await self.users.read(request.user_id, _WITHOUT_BUNDLE if served is None else served.label)
+        history = user.record.history if request.history is None else request.history
+        candidates = list(dict.fromkeys(request.items))
+        allowed = Selection(items=candidates)
+
+        if served is None:
+            picked = _picked_nothing()
+            items = await self._counted(user, len(candidates), allow=allowed)
+            found = {item.item_id for item in items}
+            unknown = [item_id for item_id in candidates if item_id not in found]
+        else:
+            catalogue = served.recommender.catalogue
+            eligible = eligible_rows(served, allow=allowed)
+            unknown = [i for i in candidates if (row := catalogue.row(i)) is None or not eligible[row]]
+            question = Question(
+                served,
+                catalogue.rows(history),
+                tokens=None,
+                fresh=False,
+                dials=Dials(),
+                eligible=eligible,
+                k=len(candidates),
+                asked=time.perf_counter(),
+            )
+            picked = await self._pick(question, request.user_id if request.history is None else None, user)
+            items = described(served, picked.rows, picked.scores)
+        answer = RankAnswer(
+            items=items,
+            unknown=unknown,
+            source=picked.source,
+            ignored=0 if served is None else unknown_ids(served.recommender.catalogue, request.history),
+            bundle=None if served is None else served.label,
+            recommendation_id=recommendation_id,
+            timings_ms=self._count(picked, user, started),
+        )
+        if (degraded := self._degraded(user)) is not None:
+            answer.degraded = degraded
+        return answer
+
+    async def _pick(self, question: Question, stored: str | None, user: User) -> Picked:
+        """stored: the user whose own history this is, and whose tokens may be used and kept."""
+        served = question.served
+        # A list by counts is called popular, whoever counted.
+        if len(question.history) == 0 or served.recommender.kind == "popular":
+            return popular(question)
+        if stored is not None:
+            question.tokens = user.tokens()
+            question.fresh = question.tokens is not None and user.fresh
+            result = "hit" if question.fresh else "miss" if question.tokens is None else "old"
+            self.metrics.tokens.labels(result=result).inc()
+        try:
+            picked = await self.batcher.ask(question, timeout=self.settings.model_timeout_ms / 1000)
+        except Overloaded as error:
+            raise ApiError(ErrorCode.OVERLOADED, str(error), retry_after=RETRY_AFTER_S) from None
+        except TimeoutError:
+            log.warning("the model did not answer within %d ms", self.settings.model_timeout_ms)
+            self.metrics.failures.labels(step="timeout").inc()
+            return popular(question)
+        assert isinstance(picked, Picked)
+        if picked.made is not None and stored is not None:
+            self.later(self.users.keep_tokens(stored, served.label, user.record.version, picked.made))
+        return picked
+
+    async def _explain(
+        self, served: Served, picked: Picked, history: Rows, items: Sequence[RecommendedItem]
+    ) -> list[CategoryShare]:
+        """Gives the items their reasons; returns the categories. Whatever fails, the list stands without reasons."""
+        for item in items:
+            item.reasons = []
+        asked = Errand(partial(explained, served.recommender, picked.source, history, picked.rows))
+        try:
+            done = await self.batcher.ask(asked, timeout=self.settings.model_timeout_ms / 1000)
+        except (Overloaded, TimeoutError):
+            done = Done(None, failed=True)
+        assert isinstance(done, Done)
+        if done.failed:
+            self.metrics.failures.labels(step="explain").inc()
+            return []
+        kind, explanation = done.value
+        for item, because in zip(items, explanation.because, strict=True):
+            item.reasons = _reasons(served.recommender.catalogue, kind, because)
+        return [CategoryShare(category=name, probability=share) for name, share in explanation.categories]
+
+    async def _counted(
+        self,
+        user: User,
+        k: int,
+        *,
+        excluded: frozenset[str] = frozenset(),
+        allow: Selection | None = None,
+        deny: Selection | None = None,
+    ) -> list[RecommendedItem]:
+        started = time.perf_counter()
+        items = await self.lists.counted(k, excluded=excluded, allow=allow, deny=deny)
+        user.store_ms += (time.perf_counter() - started) * 1000
+        if items is None:
+            user.degraded = True
+        return items or []
+
+    def _degraded(self, user: User) -> Degraded | None:
+        reason = None
+        if user.degraded:
+            reason = Degraded.HISTORY_UNAVAILABLE
+        elif not self.overlay.known:
+            reason = Degraded.CATALOGUE_UNAVAILABLE
+        if reason is not None:
+            self.metrics.degraded.labels(reason=reason).inc()
+        return reason
+
+    def _count(self, picked: Picked, user: User, started: float) -> Timings:
         timings = Timings(
             store=round(user.store_ms, 3),
             queue=round(picked.queue_ms, 3),
@@ -79,91 +245,23 @@ class Answers:
             retrieve=round(picked.retrieve_ms, 3),
             total=round((time.perf_counter() - started) * 1000, 3),
         )
-        self._count(picked, timings, user.degraded)
-        answer = RecommendAnswer(
-            items=items,
-            source=picked.source,
-            ignored=ignored,
-            bundle=None if served is None else served.label,
-            recommendation_id=recommendation_id,
-            timings_ms=timings,
-        )
-        if user.degraded:
-            answer.degraded = Degraded.HISTORY_UNAVAILABLE
-        return answer
-
-    async def _pick(
-        self, served: Served, history: Rows, eligible: Mask, dials: Dials, request: RecommendRequest, user: User
-    ) -> Picked:
-        # A list by counts is called popular, whoever counted.
-        if len(history) == 0 or served.recommender.kind == "popular":
-            return self._popular(served, eligible, request.k)
-        stored = request.history is None and request.user_id is not None
-        tokens = user.tokens() if stored else None
-        fresh = tokens is not None and user.fresh
-        if stored:
-            self.metrics.tokens.labels(result="hit" if fresh else "miss" if tokens is None else "old").inc()
-        question = Question(served, history, tokens, fresh, dials, eligible, request.k, time.perf_counter())
-        try:
-            picked = await self.batcher.ask(question, timeout=self.settings.model_timeout_ms / 1000)
-        except Overloaded as error:
-            raise ApiError(ErrorCode.OVERLOADED, str(error), retry_after=RETRY_AFTER_S) from None
-        except TimeoutError:
-            log.warning("the model did not answer within %d ms", self.settings.model_timeout_ms)
-            self.metrics.failures.labels(step="timeout").inc()
-            return self._popular(served, eligible, request.k)
-        if picked.made is not None and stored and request.user_id is not None:
-            self.later(self.users.keep_tokens(request.user_id, served.label, user.record.version, picked.made))
-        return picked
-
-    def _popular(self, served: Served, eligible: Mask, k: int) -> Picked:
-        started = time.perf_counter()
-        rows, scores = served.popular(eligible, k)
-        return Picked(rows, scores, Source.POPULAR, retrieve_ms=(time.perf_counter() - started) * 1000)
-
-    async def _from_the_store(
-        self, request: RecommendRequest, excluded: frozenset[str], user: User
-    ) -> list[RecommendedItem]:
-        """The popular list while no bundle is loaded: ids and counts are all that is known."""
-        deny = set(request.deny.items) if request.deny else set()
-        if request.deny and request.deny.categories:
-            return []  # nobody can say here what is in a category, and a denied item must never come back
-        allow = None if request.allow is None else set(request.allow.items)
-        started = time.perf_counter()
-        # Enough to have k left whatever is excluded; with an allow list, anything may be the next match.
-        wanted = request.k + len(excluded) + len(deny) if allow is None else 1_000_000
-        counts = await self.users.popular(wanted)
-        user.store_ms += (time.perf_counter() - started) * 1000
-        if counts is None:
-            user.degraded = True
-            return []
-        left = [
-            RecommendedItem(item_id=item_id, title="", categories=[], score=float(count))
-            for item_id, count in counts
-            if item_id not in excluded and item_id not in deny and (allow is None or item_id in allow)
-        ]
-        return left[: request.k]
-
-    def _count(self, picked: Picked, timings: Timings, degraded: bool) -> None:
         self.metrics.source.labels(source=picked.source).inc()
         logs.note(source=picked.source)
         for step in picked.failed:
             self.metrics.failures.labels(step=step).inc()
-        if degraded:
-            self.metrics.degraded.labels(reason=Degraded.HISTORY_UNAVAILABLE).inc()
         for stage, milliseconds in timings.model_dump().items():
             if milliseconds:  # a stage that was skipped took no time, and no sample either
                 self.metrics.stage_seconds.labels(stage=stage).observe(milliseconds / 1000)
+        return timings
 
 
-def described(served: Served, picked: Picked) -> list[RecommendedItem]:
-    """The list as a client reads it: rows become ids, titles and categories."""
-    catalogue = served.recommender.catalogue
-    found = [(catalogue[int(row)], float(score)) for row, score in zip(picked.rows, picked.scores, strict=True)]
-    return [
-        RecommendedItem(item_id=item.item_id, title=item.title, categories=list(item.categories), score=score)
-        for item, score in found
-    ]
+def _picked_nothing() -> Picked:
+    return Picked(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32), Source.POPULAR)
+
+
+def _reasons(catalogue: Catalogue, kind: ReasonKind, because: Sequence[tuple[int, float]]) -> list[Reason]:
+    named = [(catalogue[row], weight) for row, weight in because]
+    return [Reason(item_id=item.item_id, title=item.title, kind=kind, weight=weight) for item, weight in named]
 
 
 def _seed(request: RecommendRequest, recommendation_id: str) -> int:

@@ -42,7 +42,7 @@ from service.middleware.measure import Measure, count_unasked
 from service.middleware.request_id import RequestId
 from service.middleware.safe_headers import SafeHeaders
 from service.openapi import describe
-from service.routes import docs, events, health, recommend
+from service.routes import docs, events, health, items, recommend, users
 from service.settings import Settings, unknown_variables, words
 from service.stores import open_store
 from service.stores.contract import StoreIncompatible, StoreUnavailable
@@ -76,7 +76,7 @@ def create_app(settings: Settings) -> FastAPI:
         middleware=_middleware(settings, keys),
     )
     install_handlers(app)
-    for router in (recommend.router, events.router, health.router, docs.router):
+    for router in (recommend.router, events.router, items.router, users.router, health.router, docs.router):
         app.include_router(router)
     check_routes(app.routes)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]
@@ -106,7 +106,7 @@ def _middleware(settings: Settings, keys: KeyRing) -> list[Middleware]:
         *stack,
         Middleware(Guard, keys=keys, limiter=RateLimiter(settings.rate_limit, settings.rate_burst)),
         Middleware(BodyLimit, limit=settings.max_body_bytes, seconds=settings.request_timeout_s),
-        Middleware(ClientGone, paths=frozenset({"/recommend"})),
+        Middleware(ClientGone, paths=frozenset({"/recommend", "/rank"})),
         Middleware(FastLane, lanes={"/recommend": recommend.LANE, "/events": events.LANE}),
     ]
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -21,11 +21,12 @@ from typing import Protocol
 import numpy as np
 
 from model.bundle import BundleError, active, read_manifest
-from model.catalogue import Mask, Rows
+from model.catalogue import Item, Mask, Rows
 from model.recommender import Floats, Recommender
 from service import threads
 from service.metrics import Metrics
 from service.schemas import BundleState
+from service.stores.contract import StoredItem
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ _WARM_HISTORY = 50
 class Served:
     """A recommender that has proved itself, and its popular list, made once so that it can be had without the model.
 
-    popular_rows, popular_scores: (N,) every row, most popular first.
+    popular_rows, popular_scores: (N,) every row, most popular first. withdrawn: rows that must not be shown.
     """
 
     recommender: Recommender
@@ -45,6 +46,7 @@ class Served:
     version: str
     popular_rows: Rows
     popular_scores: Floats
+    withdrawn: Rows = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     @property
     def label(self) -> str:
@@ -55,6 +57,24 @@ class Served:
         """The min(k, eligible) most popular rows among eligible (N,), with their scores."""
         chosen = np.flatnonzero(eligible[self.popular_rows])[:k]
         return self.popular_rows[chosen], self.popular_scores[chosen]
+
+    def with_items(self, items: Sequence[StoredItem]) -> Served:
+        """The same bundle with what was said of items since it was made: new, changed or withdrawn ones."""
+        recommender = self.recommender.with_items(
+            [Item(one.item_id, one.title, one.categories, one.text) for one in items if not one.withdrawn]
+        )
+        catalogue, known = recommender.catalogue, len(self.popular_rows)
+        gone = set(self.withdrawn.tolist()) - set(catalogue.rows(one.item_id for one in items).tolist())
+        gone.update(catalogue.rows(one.item_id for one in items if one.withdrawn).tolist())
+        added = np.arange(known, len(catalogue), dtype=np.int64)  # nobody has met these yet
+        lowest = min(0.0, float(self.popular_scores[-1]))
+        return replace(
+            self,
+            recommender=recommender,
+            popular_rows=np.concatenate([self.popular_rows, added]),
+            popular_scores=np.concatenate([self.popular_scores, np.full(len(added), lowest, dtype=np.float32)]),
+            withdrawn=np.array(sorted(gone), dtype=np.int64),
+        )
 
 
 def prove(recommender: Recommender, name: str, version: str) -> Served:
@@ -98,6 +118,8 @@ class Bundles:
         self._on_thread = on_thread
         self._metrics = metrics
         self.served: Served | None = None
+        self.dress: Callable[[Served], Awaitable[Served]] = _as_it_is
+        """Called with each bundle that has proved itself, before it is served: Overlay puts itself here."""
         self.state = BundleState.LOADING
         self.reason: str | None = None
 
@@ -121,6 +143,7 @@ class Bundles:
     async def adopt(self, recommender: Recommender, name: str, version: str) -> None:
         """Proves a recommender and serves it from the next request on. Raises BundleError; then nothing has changed."""
         served = await self._on_thread(partial(self._prove, recommender, name, version))
+        served = await self.dress(served)  # from here to the assignment nothing is awaited
         if self.served is not None:
             self._metrics.bundle_info.remove(self.served.label)
         self.served, self.state, self.reason = served, BundleState.SERVING, None
@@ -138,6 +161,10 @@ class Bundles:
         self.reason = reason
         if self.served is None:
             self.state = BundleState.REFUSED
+
+
+async def _as_it_is(served: Served) -> Served:
+    return served
 
 
 def _read(path: Path) -> tuple[Recommender, str]:

@@ -2,8 +2,10 @@
 
     users       what the store knows, through the guard     users.py, guard.py
     bundles     what is served                              bundles.py
+    overlay     what was said of items since                overlay.py
     batcher     the queue and the model's thread            batcher.py, fallback.py
     answers     from a request to an answer                 answers.py
+    lists       without a user: popular, similar            lists.py
     insights    what is recommended, for the dashboards     insights.py
 
 A new noun gets a module beside these and an attribute here; routes and middleware are thin shells around the parts.
@@ -18,20 +20,23 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any
 
 from service import threads
 from service.answers import Answers
 from service.batcher import Batcher
 from service.bundles import Bundles
-from service.fallback import Picked, Question, climb
+from service.fallback import Done, Errand, Picked, Question, work
 from service.guard import Guard
 from service.insights import Insights
+from service.lists import Lists
 from service.metrics import Metrics
+from service.overlay import Overlay
 from service.schemas import BundleState
 from service.settings import Settings
 from service.stores import open_store
-from service.stores.contract import Store
+from service.stores.contract import Store, StoreUnavailable
 from service.users import Users
 
 log = logging.getLogger(__name__)
@@ -51,12 +56,25 @@ class Service:
         self.guard = Guard(store, on_failure=self._count_store_failure)
         insights = Insights(self.metrics)
         self.users = Users(self.guard, self.metrics, insights, settings.token_ttl_s)
-        self.batcher: Batcher[Question, Picked] = Batcher(
-            climb, queue_size=settings.queue_size, max_batch=settings.max_batch, on_batch=self._count_batch
+        self.batcher: Batcher[Question | Errand, Picked | Done] = Batcher(
+            work, queue_size=settings.queue_size, max_batch=settings.max_batch, on_batch=self._count_batch
         )
         self.bundles = Bundles(settings.bundles, settings.bundle, choice, self.batcher.on_thread, self.metrics)
-        self.answers = Answers(settings, self.metrics, insights, self.bundles, self.users, self.batcher, self.later)
+        self.overlay = Overlay(self.guard, self.bundles, self.metrics)
+        self.lists = Lists(settings, self.bundles, self.overlay, self.users, self.batcher)
+        self.answers = Answers(
+            settings,
+            self.metrics,
+            insights,
+            self.bundles,
+            self.overlay,
+            self.users,
+            self.lists,
+            self.batcher,
+            self.later,
+        )
         self.draining = False
+        self._following: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -77,12 +95,15 @@ class Service:
             raise
         service.batcher.start()
         service.later(service._load())
+        service._following = asyncio.create_task(service.overlay.follow(settings.catalogue_poll_ms / 1000))
         return service
 
     async def close(self) -> None:
         """Finishes what was begun: loading, queued requests, tokens to keep. Then frees everything."""
         self.draining = True
         self.metrics.ready.set(0)
+        if self._following is not None:
+            self._following.cancel()
         await asyncio.gather(*self._background)
         await self.batcher.close()
         await asyncio.gather(*self._background)
@@ -101,6 +122,8 @@ class Service:
         task.add_done_callback(self._background.discard)
 
     async def _load(self) -> None:
+        with suppress(StoreUnavailable):  # then answers say so until it is heard
+            await self.overlay.refresh()
         await self.bundles.load()
         self.metrics.ready.set(float(self.ready))
 

@@ -7,17 +7,20 @@ from collections.abc import Iterable
 import numpy as np
 
 from model.catalogue import Catalogue, Mask
+from service.bundles import Served
 from service.schemas import Selection
 
 
 def eligible_rows(
-    catalogue: Catalogue, *, excluded: Iterable[str], allow: Selection | None, deny: Selection | None
+    served: Served, *, excluded: Iterable[str] = (), allow: Selection | None = None, deny: Selection | None = None
 ) -> Mask:
-    """(N,) True where an item is allowed, not denied and not excluded. Ids that are unknown change nothing."""
+    """(N,) True where an item is allowed and neither denied, excluded nor withdrawn. Unknown ids change nothing."""
+    catalogue = served.recommender.catalogue
     mask = np.ones(len(catalogue), dtype=np.bool_) if allow is None else _selected(catalogue, allow)
     if deny is not None:
         mask &= ~_selected(catalogue, deny)
     mask[catalogue.rows(excluded)] = False
+    mask[served.withdrawn] = False
     return mask
 
 

@@ -43,7 +43,6 @@ class ErrorCode(StrEnum):
     RATE_LIMITED = "rate_limited"
     HEADERS_TOO_LARGE = "headers_too_large"
     INTERNAL = "internal"
-    NOT_AVAILABLE = "not_available"
     STORE_UNAVAILABLE = "store_unavailable"
 
 
@@ -63,7 +62,6 @@ STATUS: Final[Mapping[ErrorCode, int]] = {
     ErrorCode.RATE_LIMITED: 429,
     ErrorCode.HEADERS_TOO_LARGE: 431,
     ErrorCode.INTERNAL: 500,
-    ErrorCode.NOT_AVAILABLE: 501,
     ErrorCode.STORE_UNAVAILABLE: 503,
 }
 

@@ -5,8 +5,9 @@
     neighbours   the mean of the history's item vectors, when there are no tokens or generate or retrieve fails
     popular      counts, when that fails too, or when there is no history at all (the caller's business)
 
-`climb` is what the batcher runs on the model thread. It never raises, never returns a row that is not eligible,
-and returns k rows while k are eligible. Knows no HTTP, no store and no ids.
+`climb` never raises, never returns a row that is not eligible, and returns k rows while k are eligible. `work` is what
+the batcher runs on the model thread: questions climb together, and errands, which need that thread for something else,
+are run one by one. Knows no HTTP, no store and no ids.
 """
 
 from __future__ import annotations
@@ -14,15 +15,16 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
 
 from model.catalogue import Mask, Rows
-from model.recommender import Dials, Floats, Recommender, UserTokens
+from model.recommender import Dials, Floats, Recommender, UserTokens, best
 from service.bundles import Served
 from service.schemas import Source
+from service.shaping import Shape
 
 log = logging.getLogger(__name__)
 
@@ -30,12 +32,13 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Question:
     """One request, in rows.
 
     history: the known items, oldest first, at least one. tokens: from the store, or None; fresh: whether they
-    were made from this history. eligible: (N,). asked: time.perf_counter() when it entered the queue.
+    were made from this history. eligible: (N,). asked: time.perf_counter() when it entered the queue. shape: what
+    becomes of the list in the end.
     """
 
     served: Served
@@ -46,6 +49,7 @@ class Question:
     eligible: Mask
     k: int
     asked: float
+    shape: Shape = field(default_factory=Shape)
 
 
 @dataclass(slots=True, eq=False)
@@ -61,6 +65,36 @@ class Picked:
     encode_ms: float = 0.0
     generate_ms: float = 0.0
     retrieve_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Errand:
+    """Something else for the model thread, asked for through the same bounded queue."""
+
+    work: Callable[[], Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Done:
+    """What an errand came to. value: None where it failed; the log says why."""
+
+    value: Any
+    failed: bool = False
+
+
+def work(batch: Sequence[Question | Errand]) -> list[Picked | Done]:
+    """Answers in order; see the module."""
+    questions = [asked for asked in batch if isinstance(asked, Question)]
+    picked = iter(climb(questions))
+    return [next(picked) if isinstance(asked, Question) else _run(asked) for asked in batch]
+
+
+def _run(errand: Errand) -> Done:
+    try:
+        return Done(errand.work())
+    except Exception:
+        log.exception("an errand failed")
+        return Done(None, failed=True)
 
 
 def climb(questions: Sequence[Question]) -> list[Picked]:
@@ -147,36 +181,63 @@ def _each(step: str, work: Callable[[list[In]], Sequence[Out | None]], given: li
 
 
 def _pick(question: Question, source: Source, taste: _Taste | None, failed: list[str]) -> Picked:
-    recommender, k = question.served.recommender, question.k
+    recommender, eligible, depth = question.served.recommender, question.eligible, question.shape.depth(question.k)
+    wanted = min(depth, int(np.count_nonzero(eligible)))
     steps: list[tuple[str, Source, Callable[[], tuple[Rows, Floats]]]] = []
     if taste is not None:
-        steps.append(("retrieve", source, lambda: recommender.retrieve(taste.value, question.eligible, k)))
-    steps.append(
-        ("neighbours", Source.NEIGHBOURS, lambda: recommender.neighbours(question.history, question.eligible, k))
-    )
+        steps.append(("retrieve", source, lambda: recommender.retrieve(taste.value, eligible, depth)))
+        # What retrieve left short is done again over all that is allowed, by the plain twin.
+        steps.append(("score", source, lambda: best(recommender.score(taste.value), eligible, depth)))
+    steps.append(("neighbours", Source.NEIGHBOURS, lambda: recommender.neighbours(question.history, eligible, depth)))
     for step, rung, work in steps:
         try:
-            rows, scores = _checked(*work(), question)
+            rows, scores = _checked(*work(), eligible, depth)
         except Exception:
             log.exception("%s failed", step)
             failed.append(step)
             continue
-        if len(rows) or not question.eligible.any():
-            rows, scores = fill(question.served, rows, scores, question.eligible, k)
-            return Picked(rows, scores, rung, failed=tuple(failed))
-    rows, scores = question.served.popular(question.eligible, k)
-    return Picked(rows, scores, Source.POPULAR, failed=tuple(failed))
+        if step == "retrieve" and len(rows) < wanted:
+            log.warning("retrieve gave %d of %d items; it is done again exactly", len(rows), wanted)
+            failed.append(step)
+        elif len(rows) or not wanted:
+            rows, scores = fill(question.served, rows, scores, eligible, depth)
+            return shaped(question, Picked(rows, scores, rung, failed=tuple(failed)))
+    rows, scores = question.served.popular(eligible, depth)
+    return shaped(question, Picked(rows, scores, Source.POPULAR, failed=tuple(failed)))
 
 
-def _checked(rows: Rows, scores: Floats, question: Question) -> tuple[Rows, Floats]:
+def shaped(question: Question, picked: Picked) -> Picked:
+    """The list cut to k, away from dislikes and diverse where that was asked for."""
+    if question.shape.asked:
+        try:
+            recommender, k = question.served.recommender, question.k
+            picked.rows, picked.scores = question.shape.of(recommender, picked.rows, picked.scores, k)
+            return picked
+        except Exception:
+            log.exception("the list could not be shaped")
+            picked.failed += ("shape",)
+    picked.rows, picked.scores = picked.rows[: question.k], picked.scores[: question.k]
+    return picked
+
+
+def popular(question: Question) -> Picked:
+    """The lowest rung, which needs no model and no thread of its own."""
+    started = time.perf_counter()
+    rows, scores = question.served.popular(question.eligible, question.shape.depth(question.k))
+    picked = shaped(question, Picked(rows, scores, Source.POPULAR))
+    picked.retrieve_ms = (time.perf_counter() - started) * 1000
+    return picked
+
+
+def _checked(rows: Rows, scores: Floats, eligible: Mask, k: int) -> tuple[Rows, Floats]:
     """The list without what a user must never see, whatever the recommender did. Raises ValueError for a broken one."""
     if len(rows) != len(scores) or not np.isfinite(scores).all():
         raise ValueError(f"{len(rows)} rows came with {len(scores)} scores, not all of them finite")
     _, first = np.unique(rows, return_index=True)
     keep = np.zeros(len(rows), dtype=np.bool_)
     keep[first] = True
-    keep &= question.eligible[rows]
-    return rows[keep][: question.k], scores[keep][: question.k]
+    keep &= eligible[rows]
+    return rows[keep][:k], scores[keep][:k]
 
 
 def fill(served: Served, rows: Rows, scores: Floats, eligible: Mask, k: int) -> tuple[Rows, Floats]:

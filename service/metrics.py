@@ -101,6 +101,11 @@ class Metrics:
         self.bundle_info = Gauge(
             "contrec_bundle_info", "1 for the bundle that is served.", ["bundle"], registry=self.registry
         )
+        self.catalogue_version = Gauge(
+            "contrec_catalogue_version",
+            "Version of the overlay of items that this replica has taken up.",
+            registry=self.registry,
+        )
         # What is recommended: insights.py.
         self.lists = Counter(
             "contrec_lists", "Lists answered, by the bundle they came from.", ["bundle"], registry=self.registry

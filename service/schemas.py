@@ -1,22 +1,23 @@
 """What goes over the wire: the requests and answers of every route, strict in both senses.
 
-No field is guessed or coerced ("10" is no k), none is ignored (an unknown one is refused), and fields whose
-feature does not exist yet are refused by name in `refuse_what_is_not_there`. Knows no model and no store.
+No field of a body is guessed or coerced ("10" is no k), and none is ignored (an unknown one is refused). Knows no model
+and no store. Items and users have theirs in `schemas_items.py` and `schemas_users.py`.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
+from time import time as clock
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag
-
-from service.errors import ApiError, ErrorCode
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag
 
 MAX_HISTORY = 1000
 MAX_K = 200
 MAX_SELECTED = 10_000
 MAX_EVENTS = 1000
+MAX_CANDIDATES = 1000
+CLOCK_SKEW_S = 300
 _LATEST = 253_402_300_799  # the end of the year 9999, in seconds; a time in milliseconds lies beyond it
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=256)]
@@ -59,7 +60,9 @@ class RecommendRequest(Strict):
     exclude_seen: bool = Field(default=True, description="Leave out every item the user has met.")
     allow: Selection | None = Field(default=None, description="Only these. An empty selection allows nothing.")
     deny: Selection | None = Field(default=None, description="Never these.")
-    diversity: float = Field(default=0.0, ge=0, le=1, description="Not available yet: anything but 0 is refused.")
+    diversity: float = Field(
+        default=0.0, ge=0, le=1, description="0: best first. Up to 1: each item unlike those above it, too."
+    )
     explore: float = Field(default=0.0, ge=0, le=1, description="0: the best list, always the same. 1: the boldest.")
     seed: int | None = Field(
         default=None,
@@ -67,13 +70,28 @@ class RecommendRequest(Strict):
         lt=2**63,
         description="Of the noise when exploring; without it the recommendation_id decides.",
     )
-    explain: bool = Field(default=False, description="Not available yet: true is refused.")
+    explain: bool = Field(default=False, description="Give reasons; costs a few dozen readings of the history.")
 
-    def refuse_what_is_not_there(self) -> None:
-        """Raises the typed error for a feature that this version does not have."""
-        for field, asked in (("diversity", self.diversity > 0), ("explain", self.explain)):
-            if asked:
-                raise ApiError(ErrorCode.NOT_AVAILABLE, f"{field} is not available yet; leave it out", field=field)
+
+class RankRequest(Strict):
+    """Whose taste, and the candidates to be put in order."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"user_id": "42", "items": ["17", "3", "8"]},
+                {"history": ["17", "3"], "items": ["8", "5"]},
+            ]
+        }
+    )
+
+    user_id: Id | None = Field(default=None, description="Whose stored history to read.")
+    history: Annotated[list[Id], Field(max_length=MAX_HISTORY, fail_fast=True)] | None = Field(
+        default=None, description="Item ids, oldest first: read instead of the stored history."
+    )
+    items: Annotated[list[Id], Field(min_length=1, max_length=MAX_CANDIDATES, fail_fast=True)] = Field(
+        description="The candidates. One that is given twice is ranked once."
+    )
 
 
 class Source(StrEnum):
@@ -89,15 +107,41 @@ class Degraded(StrEnum):
     """What an answer had to do without."""
 
     HISTORY_UNAVAILABLE = "history_unavailable"
+    CATALOGUE_UNAVAILABLE = "catalogue_unavailable"
+
+
+class ReasonKind(StrEnum):
+    """left_out: the item's score falls by `weight` when this one is left out of the history. alike: their cosine."""
+
+    LEFT_OUT = "left_out"
+    ALIKE = "alike"
+
+
+class Reason(BaseModel):
+    """One item of the history that speaks for a recommended one."""
+
+    item_id: str
+    title: str
+    kind: ReasonKind
+    weight: float
+
+
+class CategoryShare(BaseModel):
+    """probability: that the next item is of this category. An item counts in each of its categories."""
+
+    category: str
+    probability: float
 
 
 class RecommendedItem(BaseModel):
-    """One item of an answer. score: comparable within one answer only; it never rises down the list."""
+    """One item of an answer. score: comparable within one answer only; it never rises down the list, unless
+    `diversity` or a dislike has moved items. reasons: present when `explain` was asked for."""
 
     item_id: str
     title: str
     categories: list[str]
     score: float
+    reasons: list[Reason] | None = None
 
 
 class Timings(BaseModel):
@@ -118,13 +162,35 @@ class RecommendAnswer(BaseModel):
     items: list[RecommendedItem]
     source: Source = Field(description="model | stale | neighbours | popular: the rung of the ladder")
     degraded: Degraded | None = Field(default=None, description="Present only when something was out of reach.")
+    categories: list[CategoryShare] | None = Field(
+        default=None, description="Present when `explain` was asked for: where the taste as a whole leans, most first."
+    )
     ignored: int = Field(description="How many ids of the request the catalogue does not know.")
     bundle: str | None = Field(description="name/version of what answered; null when no bundle is loaded.")
     recommendation_id: str = Field(description="Cite it in events that follow from this answer.")
     timings_ms: Timings
 
 
+class RankAnswer(BaseModel):
+    """The candidates in order, and those that could not be scored."""
+
+    items: list[RecommendedItem]
+    unknown: list[str] = Field(description="Candidates that the catalogue does not know, or that were withdrawn.")
+    source: Source
+    degraded: Degraded | None = Field(default=None, description="Present only when something was out of reach.")
+    ignored: int = Field(description="How many ids of the history the catalogue does not know.")
+    bundle: str | None
+    recommendation_id: str
+    timings_ms: Timings
+
+
 EventType = Literal["view", "click", "cart", "purchase", "like", "dislike", "rating"]
+
+
+def _has_happened(time: float) -> float:
+    if time > clock() + CLOCK_SKEW_S:
+        raise ValueError(f"lies more than {CLOCK_SKEW_S} seconds in the future")
+    return time
 
 
 class EventIn(Strict):
@@ -135,7 +201,10 @@ class EventIn(Strict):
     item_id: Id = Field(description="Kept even if the bundle of today does not know the item.")
     type: EventType = "view"
     value: float | None = Field(default=None, description="A rating, a duration; what your type means by it.")
-    time: float | None = Field(default=None, ge=0, le=_LATEST, description="Unix seconds; without it, now.")
+    time: Annotated[float, Field(ge=0, le=_LATEST), AfterValidator(_has_happened)] | None = Field(
+        default=None,
+        description="Unix seconds; without it, now. At most five minutes ahead of the service's clock.",
+    )
     recommendation_id: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
 
 

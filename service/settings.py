@@ -61,6 +61,12 @@ class Settings(BaseSettings):
     store_connections: int = Field(
         32, ge=1, le=1024, description="Most connections to Redis at a time; beyond it requests wait for one, briefly."
     )
+    catalogue_poll_ms: int = Field(
+        250,
+        ge=20,
+        le=60_000,
+        description="How often a replica asks the store for new, changed and withdrawn items, in ms.",
+    )
     token_ttl_s: int = Field(
         604_800, ge=1, le=31_536_000, description="How long user tokens are kept, in seconds. Histories never expire."
     )

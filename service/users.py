@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from model.recommender import UserTokens
 from service.errors import ApiError, ErrorCode
@@ -20,11 +20,13 @@ from service.guard import Guard
 from service.insights import Insights
 from service.metrics import Metrics
 from service.schemas import EventIn, EventsAnswer
-from service.stores.contract import Event, StoreUnavailable, UserRecord
+from service.schemas_users import StoredEvent, UserAnswer, UserQuery
+from service.stores.contract import Event, Store, StoreUnavailable, UserRecord
 
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 1
+_SILENT = "the store does not answer; nothing was changed, ask again"
 
 
 @dataclass(slots=True)
@@ -85,11 +87,38 @@ class Users:
             raise ApiError(ErrorCode.STORE_UNAVAILABLE, message, retry_after=RETRY_AFTER_S) from None
         self._metrics.events.labels(result="accepted").inc(appended.accepted)
         self._metrics.events.labels(result="repeated").inc(appended.repeated)
-        if not appended.repeated:  # else nobody knows which: a retry must not count a click twice
-            for event in kept:
-                if event.recommendation_id is not None:
-                    self._insights.cited(event.recommendation_id, event.type)
+        for event in (kept[place] for place in appended.new):  # a retry must not count a click twice
+            if event.recommendation_id is not None:
+                self._insights.cited(event.recommendation_id, event.type)
         return EventsAnswer(accepted=appended.accepted, repeated=appended.repeated)
+
+    async def stored(self, user_id: str, query: UserQuery) -> UserAnswer:
+        """All that is stored of a user, one page of events at a time. Raises not_found and store_unavailable."""
+
+        async def read(store: Store) -> tuple[list[tuple[int, Event]], UserRecord]:
+            return await store.user_events(user_id, query.after, query.n), await store.read_user(user_id, "")
+
+        try:
+            page, record = await self._guard.read("user_events", read)
+        except StoreUnavailable:
+            raise ApiError(ErrorCode.STORE_UNAVAILABLE, _SILENT, retry_after=RETRY_AFTER_S) from None
+        if not record.seen:
+            raise ApiError(ErrorCode.NOT_FOUND, "nothing is stored of this user", field="user_id")
+        return UserAnswer(
+            user_id=user_id,
+            events=[StoredEvent(**{k: v for k, v in asdict(event).items() if k != "user_id"}) for _, event in page],
+            next=page[-1][0] if len(page) == query.n else None,
+            history=list(record.history),
+            seen=len(record.seen),
+            disliked=sorted(record.disliked),
+        )
+
+    async def erase(self, user_id: str) -> int:
+        """Forgets the user wholly; returns how many events that removed. Raises store_unavailable."""
+        try:
+            return await self._guard.write("erase", lambda store: store.erase(user_id))
+        except StoreUnavailable:
+            raise ApiError(ErrorCode.STORE_UNAVAILABLE, _SILENT, retry_after=RETRY_AFTER_S) from None
 
     async def keep_tokens(self, user_id: str, bundle: str, version: int, tokens: UserTokens) -> None:
         """Keeps user tokens. Never raises: the answer is out already, the next request encodes once more."""

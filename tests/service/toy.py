@@ -118,11 +118,15 @@ class Running:
 
     async def tell(self, user: str, *items: str, start: int = 0) -> None:
         """The user met the items, in this order."""
+        await self.tell_with({}, user, *items, start=start)
+
+    async def tell_with(self, headers: dict[str, str], user: str, *items: str, start: int = 0) -> None:
+        """The same, with a key."""
         events = [
             {"event_id": f"{user}-{start + n}", "user_id": user, "item_id": item, "time": start + n}
             for n, item in enumerate(items)
         ]
-        answer = await self.client.post("/events", json={"events": events})
+        answer = await self.client.post("/events", json={"events": events}, headers=headers)
         assert answer.status_code == 200, answer.text
 
     async def settle(self) -> None:

@@ -1,0 +1,103 @@
+"""What was said of items since the bundle was made: new ones, changed ones, and those that are withdrawn.
+
+The store holds it under one version that grows with every write. Each replica asks for what is newer than what it has,
+several times a second, and lays it over the bundle that is served: `Served` is replaced by one that knows, as a swap
+of bundles would, so a request sees one moment of the catalogue. A bundle that is taken up later is dressed with all of
+it before its first request. Knows no HTTP.
+
+    overlay = Overlay(guard, bundles, metrics)
+    await overlay.refresh()                                # once, before the first bundle
+    version = await overlay.write([StoredItem("n1", "Solaris")])     # raises StoreUnavailable
+    await overlay.follow(every=0.25)                       # for as long as the service lives
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from service.bundles import Bundles, Served
+from service.guard import Guard
+from service.metrics import Metrics
+from service.stores.contract import StoredItem, StoreUnavailable
+
+log = logging.getLogger(__name__)
+
+
+class Overlay:
+    """See the module. items: by id, as they are now, withdrawn ones too. known: whether the store was ever heard."""
+
+    def __init__(self, guard: Guard, bundles: Bundles, metrics: Metrics) -> None:
+        self._guard = guard
+        self._bundles = bundles
+        self._metrics = metrics
+        self._turn = asyncio.Lock()
+        self.items: dict[str, StoredItem] = {}
+        self.withdrawn: frozenset[str] = frozenset()
+        self.version = 0
+        self.known = False
+        bundles.dress = self.dress
+
+    async def write(self, items: Sequence[StoredItem]) -> int:
+        """Keeps what is said of items; this replica knows it when this returns. Raises StoreUnavailable."""
+        version = await self._guard.write("write_items", lambda store: store.write_items(items))
+        try:
+            await self.refresh()
+        except StoreUnavailable:
+            log.warning("items were kept, and are taken up as soon as the store can be read")
+        return version
+
+    async def refresh(self) -> None:
+        """Takes up what is new in the store. Raises StoreUnavailable."""
+        async with self._turn:
+            version, changes = await self._guard.read("read_items", lambda store: store.read_items(self.version))
+            if version < self.version:  # the store was emptied, or is another one
+                log.warning("the catalogue's version fell from %d to %d: it is read anew", self.version, version)
+                version, changes = await self._guard.read("read_items", lambda store: store.read_items(0))
+            self.version = version
+            if changes:
+                self.items.update((item.item_id, item) for item in changes)
+                self.withdrawn = frozenset(item_id for item_id, item in self.items.items() if item.withdrawn)
+                self._metrics.catalogue_version.set(version)
+                await self._lay_over(changes)
+            self.known = True
+
+    async def follow(self, every: float) -> None:
+        """Refreshes every so many seconds until cancelled."""
+        while True:
+            await asyncio.sleep(every)
+            try:
+                await self.refresh()
+            except StoreUnavailable:
+                continue  # counted and told by the guard; the next turn is the next try
+            except Exception:
+                log.exception("the catalogue could not be followed")
+
+    async def dress(self, served: Served) -> Served:
+        """A bundle that nobody is served with yet, with everything that was said of items."""
+        while True:
+            version = self.version
+            if self.items:
+                dressed = await asyncio.to_thread(_laid_over, served, list(self.items.values()))
+            else:
+                dressed = served
+            if version == self.version:  # else something was said meanwhile
+                return dressed
+
+    async def _lay_over(self, changes: Sequence[StoredItem]) -> None:
+        while (served := self._bundles.served) is not None:
+            dressed = await asyncio.to_thread(_laid_over, served, changes)
+            if self._bundles.served is served:
+                self._bundles.served = dressed
+                return
+            # Another bundle was taken up meanwhile. It may have been dressed before the changes: lay them over it too.
+
+
+def _laid_over(served: Served, changes: Sequence[StoredItem]) -> Served:
+    try:
+        return served.with_items(changes)
+    except Exception:
+        # A text encoder that cannot be loaded, say. What was withdrawn must go all the same.
+        log.exception("new items cannot be placed by bundle %s; they wait for another one", served.label)
+        return served.with_items([item for item in changes if item.withdrawn])
