@@ -166,6 +166,7 @@ print(len(names))
 HOST = re.compile(r"(?:[a-z0-9-]+\.)+(?:org|com|co|io|net|dev|ai|cn|edu)(?![a-z])", re.IGNORECASE)
 WELCOME = {
     "grouplens.org",  # where MovieLens is described
+    *("files.grouplens.org", "snap.stanford.edu", "mcauleylab.ucsd.edu"),  # publishers of data sets: sources.py
     "www.apache.org",  # where the licence lies
     "www.w3.org",  # the name of a namespace, which an SVG has to say; nobody asks it for anything
 }

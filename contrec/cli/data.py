@@ -16,8 +16,16 @@ if TYPE_CHECKING:
 data_app = typer.Typer(help="Read interactions and items.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
-SourceName = Annotated[str, typer.Argument(help="ml-100k, ml-latest-small, table or synthetic.")]
-SourcePath = Annotated[Path | None, typer.Argument(help="The source's folder or file; none for synthetic.")]
+SourceName = Annotated[
+    str,
+    typer.Argument(
+        help="table, synthetic, or a public set: ml-100k, ml-1m, ml-25m, ml-32m, ml-latest-small, amazon-2014, "
+        "amazon-2018, lastfm."
+    ),
+]
+SourcePath = Annotated[
+    Path | None, typer.Argument(help="The source's folder or file; none for synthetic, or to download a public set.")
+]
 Items = Annotated[Path | None, typer.Option(help="An items table (item_id, title, categories, text); source table.")]
 Split = Annotated[str, typer.Option(help="leave-one-out, or time.")]
 Threshold = Annotated[float | None, typer.Option(help="A lower rating is a true negative, no part of a history.")]
@@ -26,6 +34,9 @@ MinItem = Annotated[int, typer.Option(min=1, help="Leave out items with fewer ev
 Once = Annotated[bool, typer.Option("--once", help="Only the first event of each user with each item.")]
 Ties = Annotated[str, typer.Option(help="Events of one user at the same time: file (as they stand), or shuffle.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of the shuffled ties.")]
+Category = Annotated[str | None, typer.Option(help="Which of Amazon's to download: Beauty, Sports_and_Outdoors, ...")]
+Cache = Annotated[Path | None, typer.Option(envvar="CONTREC_CACHE", help="For downloads; default ~/.cache/contrec.")]
+Mirror = Annotated[str | None, typer.Option(envvar="CONTREC_MIRROR", help="Where the originals lie by host and path.")]
 OnlyInteracted = Annotated[bool, typer.Option(help="Leave out items without a single event, as published tables do.")]
 
 
@@ -44,12 +55,26 @@ def data_prepare(
     ties: Ties = "file",
     seed: Seed = 0,
     only_interacted: OnlyInteracted = False,
+    category: Category = None,
+    cache: Cache = None,
+    mirror: Mirror = None,
 ) -> None:
     """Read a source, clean it, split it and write the arrays that training reads."""
+    from contrec.progress import telling
     from training.data.prepare import prepare
+    from training.data.sources import Download
 
-    cleaning = _cleaning(threshold, min_user, min_item, once, ties, seed)
-    prepared = prepare(source, path, out, items=items, split=split, cleaning=cleaning, only_interacted=only_interacted)
+    with telling() as tell:
+        prepared = prepare(
+            source,
+            path,
+            out,
+            items=items,
+            split=split,
+            cleaning=_cleaning(threshold, min_user, min_item, once, ties, seed),
+            only_interacted=only_interacted,
+            download=Download(category, cache, mirror, tell.passing),
+        )
     _tell(prepared.facts)
     typer.echo(f"prepared data is in {out}")
 
@@ -68,12 +93,18 @@ def data_validate(
     ties: Ties = "file",
     seed: Seed = 0,
     only_interacted: OnlyInteracted = False,
+    category: Category = None,
+    cache: Cache = None,
+    mirror: Mirror = None,
 ) -> None:
     """Say what `prepare` would take, reject and leave out, and write nothing."""
+    from contrec.progress import telling
     from training.data.prepare import assemble, read
+    from training.data.sources import Download
 
     cleaning = _cleaning(threshold, min_user, min_item, once, ties, seed)
-    rows = read(source, path, items=items)
+    with telling() as tell:
+        rows = read(source, path, items=items, download=Download(category, cache, mirror, tell.passing))
     _tell(assemble(rows, name=source, split=split, cleaning=cleaning, only_interacted=only_interacted).facts)
 
 
@@ -88,7 +119,8 @@ def _tell(facts: dict[str, Any]) -> None:
     typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
     cleaning = facts["cleaning"]
     if cleaning["rows_rejected"]:
-        first = "; ".join(cleaning["first_rejected"][:3])
-        typer.echo(f"{cleaning['rows_rejected']} of {cleaning['rows_read']} rows were rejected: {first} ...", err=True)
+        told = cleaning["first_rejected"][:3]
+        first = "; ".join(told) + (" ..." if cleaning["rows_rejected"] > len(told) else "")
+        typer.echo(f"{cleaning['rows_rejected']} of {cleaning['rows_read']} rows were rejected: {first}", err=True)
     if cleaning["times_in_future"]:
-        typer.echo(f"{cleaning['times_in_future']} events are later than now", err=True)
+        typer.echo(f"times later than now: {cleaning['times_in_future']}", err=True)

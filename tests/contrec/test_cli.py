@@ -125,6 +125,11 @@ def test_a_mistake_is_one_sentence(bundles: Path, tmp_path: Path) -> None:
     assert "there is no bundle at" in refused("bundles", "verify", tmp_path / "nowhere")
     assert "no version of bundle 'none' is active" in refused("recommend", "--name", "none", "--bundles", bundles)
     assert "source must be one of" in refused("data", "prepare", "nothing")
+    offline = {"CONTREC_MIRROR": "http://127.0.0.1:9", "CONTREC_CACHE": str(tmp_path / "cache")}
+    done = contrec("data", "prepare", "ml-latest-small", "--out", tmp_path / "out", **offline)
+    assert done.returncode == 2
+    assert "127.0.0.1 cannot be reached" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
     assert "does not exist" in refused("data", "validate", "table", tmp_path / "no.csv")
     assert "does not exist" in refused("events", "import", tmp_path / "no.csv", "--store", "sqlite://:memory:")
     assert "is no store" in refused("events", "export", tmp_path / "a.csv", "--store", "mysql://x")

@@ -219,6 +219,7 @@ def test_float_ids_in_parquet_are_refused(tmp_path):
     [
         (("netflix", None), {}, "source must be one of ml-100k"),
         (("table", None), {}, "needs the path"),
+        (("amazon-2014", None), {}, "needs the path of its files, or a category to download"),
         (("table", "absent"), {}, "absent does not exist"),
         (("table", "."), {}, "has no interactions table"),
         (("ml-100k", "."), {}, "has no u.data"),

@@ -1,10 +1,12 @@
-"""MovieLens in its official files: ML-100K (`u.data`, `u.item`) and latest-small (`ratings.csv`, `movies.csv`).
+"""MovieLens in its official files: 100K (`u.data`, `u.item`), 1M (`ratings.dat`, `movies.dat`), and 25M, 32M and
+latest-small (`ratings.csv`, `movies.csv`).
 
 Every rating is one interaction and its value the rating, as in the published leave-one-out tables. The files come
 from GroupLens (https://grouplens.org/datasets/movielens/) and are not redistributed here.
 
     source = read_100k(Path("ml-100k"))
-    source = read_csv(Path("ml-latest-small"))
+    source = read_1m(Path("ml-1m"))
+    source = read_csv(Path("ml-25m"))
 """
 
 from __future__ import annotations
@@ -41,6 +43,14 @@ def read_100k(folder: Path) -> Source:
         genres = tuple(genre for genre in GENRES[1:] if row[genre] == "1")  # "unknown" says that there is none
         items.append(Item(row["item_id"], row["title"].strip(), genres))
     return Source(check(interactions, origin=ratings.name), tuple(items))
+
+
+def read_1m(folder: Path) -> Source:
+    """ratings.dat (UserID::MovieID::Rating::Timestamp) and movies.dat (MovieID::Title::Genres, latin-1)."""
+    ratings, films = _files(folder, "ratings.dat", "movies.dat")
+    interactions = delimited(ratings, delimiter="::", header=RATING, encoding="ascii")
+    table = read_delimited(films, delimiter="::", header=("item_id", "title", "categories"), encoding="latin-1")
+    return Source(check(interactions, origin=ratings.name), items_of(table, origin=films.name))
 
 
 def read_csv(folder: Path) -> Source:

@@ -1,6 +1,7 @@
 """Prepare: from a source to one folder of prepared arrays, with what was read, refused and kept written in facts.
 
 prepared = prepare("ml-100k", Path("ml-100k"), Path("prepared/ml-100k"))
+prepared = prepare("ml-1m", None, Path("prepared/ml-1m"))                                  # downloads it once
 prepared = prepare("table", Path("clicks.csv"), Path("prepared/clicks"), split="time")
 prepared = prepare("synthetic", None, Path("prepared/demo"))
 """
@@ -15,9 +16,9 @@ from numpy.typing import NDArray
 
 from model.catalogue import Catalogue, Item
 from training.data.clean import Cleaning, Events, clean
-from training.data.prepared import PARTS, TEST, TRAIN, VALIDATION, DataError, Negatives, Prepared
+from training.data.prepared import PARTS, TEST, TRAIN, VALIDATION, DataError, Negatives, Prepared, refuse_occupied
 from training.data.rows import TIME_RULE
-from training.data.sources import SOURCES, read
+from training.data.sources import SOURCES, Download, read
 from training.data.splits import by_time, leave_one_out, split_hash
 from training.data.synthetic import Sizes
 from training.data.table import Source
@@ -41,16 +42,18 @@ def prepare(
     cleaning: Cleaning | None = None,
     only_interacted: bool = False,
     sizes: Sizes | None = None,
+    download: Download | None = None,
 ) -> Prepared:
-    """Reads a source, splits it, writes the folder `out` whole, and returns what it wrote.
+    """Reads a source, cleans it, splits it, writes the folder `out` whole, and returns what it wrote.
 
-    source: one of SOURCES. path: its folder or file; none for synthetic, which takes `sizes` instead. items: an
-    items table of its own (table only). only_interacted: leaves items that nobody interacted with out of the
-    catalogue; by default they stay, since a service can recommend them from their text. Raises DataError, one
-    sentence that names file, line or setting, and then writes nothing.
+    source: one of SOURCES. path: its folder or file; none for synthetic, which takes `sizes` instead, and none for a
+    public set that is to be downloaded. items: an items table of its own (table only). only_interacted: leaves items
+    that nobody interacted with out of the catalogue; by default they stay, since a service can recommend them from
+    their text. Raises DataError, one sentence that names file, line or setting, and then writes nothing.
     """
+    refuse_occupied(out)  # now, not after an hour's reading
     prepared = assemble(
-        read(source, path, items=items, sizes=sizes),
+        read(source, path, items=items, sizes=sizes, download=download),
         name=source,
         split=split,
         quantiles=quantiles,

@@ -198,8 +198,7 @@ class Prepared:
 
         Raises DataError when something else is in the way.
         """
-        if folder.exists() and not _is_prepared_or_empty(folder):
-            raise DataError(f"{folder} exists and is not a prepared data folder; choose another one or remove it")
+        refuse_occupied(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
@@ -252,8 +251,8 @@ class Prepared:
         return prepared
 
 
-def _is_prepared_or_empty(folder: Path) -> bool:
-    if not folder.is_dir():
-        return False
-    names = {path.name for path in folder.iterdir()}
-    return not names or names == set(FILES)
+def refuse_occupied(folder: Path) -> None:
+    """Raises DataError when something that is no prepared data lies where it would be written."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if folder.exists() and (not folder.is_dir() or (names and names != set(FILES))):
+        raise DataError(f"{folder} exists and is not a prepared data folder; choose another one or remove it")

@@ -96,7 +96,8 @@ class Numbers:
 def check(chunks: Iterable[pl.DataFrame], *, origin: str) -> Interactions:
     """Types the columns user_id, item_id, timestamp and, where there are, rating and type; others are not read.
 
-    chunks: frames of strings with LINE, as `delimited` gives them. Rejected, counted and told: a missing id, a
+    chunks: frames of strings with LINE, as `delimited` gives them; where there is a column `fault`, what it holds is
+    wrong with the whole row. Rejected, counted and told: a missing id, a
     timestamp that is neither number nor ISO date (TIME_RULE) or lies before 1970 or after 2100, a rating that is no
     finite number, a type that is none of TYPES. Raises DataError when a column is missing or when nothing is left.
     """
@@ -164,6 +165,7 @@ def _typed(raw: pl.DataFrame, origin: str) -> pl.DataFrame:
         optional("rating").alias("rating"),
         optional("rating").cast(pl.Float64, strict=False).alias("value"),
         optional("type").alias("type"),
+        optional("fault").alias("fault"),
     )
     typed = written.with_columns(
         _seconds(written["written"]),
@@ -173,7 +175,8 @@ def _typed(raw: pl.DataFrame, origin: str) -> pl.DataFrame:
         .alias("type_number"),
     )
     good = (
-        ~_blank("user_id")
+        pl.col("fault").is_null()
+        & ~_blank("user_id")
         & ~_blank("item_id")
         & pl.col("seconds").is_between(0, LATEST, closed="left").fill_null(False)
         & (_blank("rating") | pl.col("value").is_finite().fill_null(False) | pl.col("value").is_nan().fill_null(False))
@@ -184,7 +187,9 @@ def _typed(raw: pl.DataFrame, origin: str) -> pl.DataFrame:
 
 def _reason() -> pl.Expr:
     return (
-        pl.when(_blank("user_id"))
+        pl.when(pl.col("fault").is_not_null())
+        .then(pl.col("fault"))
+        .when(_blank("user_id"))
         .then(pl.lit("user_id is missing"))
         .when(_blank("item_id"))
         .then(pl.lit("item_id is missing"))
