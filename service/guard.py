@@ -70,12 +70,14 @@ class Breaker:
         self._in_a_row = 0
         self.state = State.CLOSED
 
-    def failed(self) -> None:
-        """A call failed."""
+    def failed(self) -> bool:
+        """A call failed. Whether this began an outage: opened a closed breaker."""
         self._in_a_row += 1
-        if self.state is State.HALF_OPEN or self._in_a_row >= self._failures:
+        before = self.state
+        if before is State.HALF_OPEN or self._in_a_row >= self._failures:
             self.state = State.OPEN
             self._opened = self._clock()
+        return before is State.CLOSED and self.state is State.OPEN
 
     def abandoned(self) -> None:
         """A call was cancelled and says nothing of the store; if it was the probe, the next call is one."""
@@ -113,8 +115,7 @@ class Guard:
         try:
             answer = await work(self.store)
         except StoreUnavailable as error:
-            breaker.failed()
-            if breaker.state is State.OPEN and before is State.CLOSED:  # once an outage, not once a request
+            if breaker.failed():  # once an outage, not once a request
                 log.warning("the store does not answer (%s): %s", operation, error)
             self._on_failure(operation)
             raise

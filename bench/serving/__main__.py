@@ -47,6 +47,7 @@ class Row:
     offered: float | None
     answered: float
     errors: int
+    degraded: int  # recommendations from another rung than the model, or without the stored history
     p50_ms: float
     p95_ms: float
     p99_ms: float
@@ -112,6 +113,11 @@ def stages(result: Result) -> dict[str, float]:
     return {stage: round(value, 3) for stage, value in found.items()}
 
 
+def degraded(result: Result) -> int:
+    told = [json.loads(a.body) for a in result.answers if a.status == 200 and a.kind == "recommend"]
+    return sum(answer["source"] != "model" or "degraded" in answer for answer in told)
+
+
 def measure(configuration: str, server: Server, items: int, seconds: float, ceiling: bool) -> Iterator[Row]:
     """The phases of one configuration, each beginning with a warm server."""
 
@@ -125,6 +131,7 @@ def measure(configuration: str, server: Server, items: int, seconds: float, ceil
             offered=offered,
             answered=round(result.rate, 1),
             errors=result.errors,
+            degraded=degraded(result),
             **{f"p{p}_ms": round(result.latency_ms(p), 2) for p in (50, 95, 99)},
             cpu_ms=round(1000 * spent / max(1, len(result.answers)), 3),
             late_ms=round(result.late_ms, 1),
@@ -166,12 +173,24 @@ def store_of(kind: str, folder: Path) -> Iterator[str]:
 
 def table(rows: list[Row]) -> str:
     """Markdown."""
-    columns = ("configuration", "load", "offered/s", "answered/s", "errors", "p50 ms", "p95 ms", "p99 ms", "CPU ms")
+    columns = (
+        "configuration",
+        "load",
+        "offered/s",
+        "answered/s",
+        "errors",
+        "degraded",
+        "p50 ms",
+        "p95 ms",
+        "p99 ms",
+        "CPU ms",
+    )
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for row in rows:
         offered = "as many as it can" if row.offered is None else f"{row.offered:g}"
-        numbers = f"{row.answered:.0f} | {row.errors} | {row.p50_ms:.1f} | {row.p95_ms:.1f} | {row.p99_ms:.1f}"
-        lines.append(f"| {row.configuration} | {row.phase} | {offered} | {numbers} | {row.cpu_ms:.2f} |")
+        counts = f"{row.answered:.0f} | {row.errors} | {row.degraded}"
+        times = f"{row.p50_ms:.1f} | {row.p95_ms:.1f} | {row.p99_ms:.1f} | {row.cpu_ms:.2f}"
+        lines.append(f"| {row.configuration} | {row.phase} | {offered} | {counts} | {times} |")
     shown = ("around", "store", "queue", "encode", "generate", "retrieve", "total")
     lines += ["", "Where the milliseconds of a recommendation go (medians):", ""]
     lines += ["| configuration | load | " + " | ".join(shown) + " |", "|" + "---|" * (len(shown) + 2)]
@@ -221,7 +240,8 @@ def main() -> int:
                     for row in measure(configuration, server, int(items), given.seconds, ceiling=number == 0):
                         rows.append(row)
                         said = f"{row.answered:8.0f}/s  p50 {row.p50_ms:8.2f} ms  p99 {row.p99_ms:8.2f} ms"
-                        say(f"{row.configuration:18s} {row.phase:30s} {said}  {row.errors} errors")
+                        wrong = f"{row.errors} errors, {row.degraded} degraded"
+                        say(f"{row.configuration:18s} {row.phase:30s} {said}  {wrong}")
         finally:
             shutil.rmtree(folder)
     whole = {"machine": machine(), "seconds": given.seconds, "rows": [asdict(row) for row in rows]}

@@ -1,6 +1,7 @@
 """The shared store: Redis, for several replicas of the service.
 
-One read is one round trip (a pipeline), one append is one Lua script, all or none. Keys, all under `contrec:`
+One read is one round trip (a Lua script, for everyone who asks at the time), one append another, all or none. Keys, all
+under `contrec:`
 
     position            counter: the last log position given
     log                 stream, entry id <position>-0: the event log
@@ -48,6 +49,7 @@ from service.stores.contract import (
     check_batch,
     positive_tail,
 )
+from service.stores.gather import Gather
 
 T = TypeVar("T")
 
@@ -85,6 +87,21 @@ for i = 1, #ARGV, 8 do
 end
 return new
 """.replace("TAIL", str(HISTORY_TAIL))
+
+# KEYS: the tokens key of each user. ARGV: the users. One moment for each of them, and one answer to parse for all.
+_READ_USERS: Final = """
+local found = {}
+for i, user in ipairs(ARGV) do
+  found[i] = {
+    redis.call('LINDEX', 'contrec:positions:' .. user, -1),
+    redis.call('ZRANGE', 'contrec:history:' .. user, 0, -1, 'WITHSCORES'),
+    redis.call('ZRANGE', 'contrec:negatives:' .. user, 0, -1, 'WITHSCORES'),
+    redis.call('SMEMBERS', 'contrec:seen:' .. user),
+    redis.call('GET', KEYS[i]),
+  }
+end
+return found
+"""
 
 # KEYS: tokens key. ARGV: user, bundle, version, value (version bytes + tokens), ttl in milliseconds.
 _WRITE_TOKENS: Final = """
@@ -156,6 +173,8 @@ class RedisStore:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._append = redis.register_script(_APPEND)
+        self._read_users = redis.register_script(_READ_USERS)
+        self._reads: Gather[tuple[str, str], UserRecord] = Gather(self._read_many)
         self._write_tokens = redis.register_script(_WRITE_TOKENS)
         self._erase = redis.register_script(_ERASE)
         self._write_items = redis.register_script(_WRITE_ITEMS)
@@ -197,29 +216,13 @@ class RedisStore:
         return Appended(accepted=len(new), repeated=len(events) - len(new), new=new)
 
     async def read_user(self, user_id: str, bundle: str) -> UserRecord:
-        # No MULTI: Redis refuses even reads inside one while it is over maxmemory. The order does its work: should
-        # an append slip in between, the version is the older one, so that no tokens pass for newer than they are,
-        # and the seen set is the newer one.
-        pipeline = self._redis.pipeline(transaction=False)
-        pipeline.lindex(f"{_PREFIX}positions:{user_id}", -1)
-        pipeline.zrange(f"{_PREFIX}history:{user_id}", 0, -1, withscores=True)
-        pipeline.zrange(f"{_PREFIX}negatives:{user_id}", 0, -1, withscores=True)
-        pipeline.smembers(f"{_PREFIX}seen:{user_id}")
-        pipeline.get(_tokens_key(bundle, user_id))
-        version, positives, negatives, seen, tokens = cast(list[Any], await self._call(pipeline.execute()))
-        fresh = tokens is not None and len(tokens) >= _VERSION.size
-        history, disliked = positive_tail(
-            ((time, member[_POSITION_DIGITS:].decode()) for member, time in positives),
-            {item_id.decode(): time for item_id, time in negatives},
-        )
-        return UserRecord(
-            history=history,
-            seen=frozenset(item_id.decode() for item_id in seen),
-            disliked=disliked,
-            version=int(version or 0),
-            tokens=tokens[_VERSION.size :] if fresh else None,
-            tokens_version=_VERSION.unpack_from(tokens)[0] if fresh else None,
-        )
+        return await self._reads.ask((user_id, bundle))
+
+    async def _read_many(self, asked: Sequence[tuple[str, str]]) -> list[UserRecord]:
+        # Not a MULTI: Redis refuses even reads inside one while it is over maxmemory.
+        keys = [_tokens_key(bundle, user_id) for user_id, bundle in asked]
+        found = await self._call(self._read_users(keys=keys, args=[user_id for user_id, _ in asked]))
+        return [_record(*one) for one in cast(list[Any], found)]
 
     async def write_tokens(self, user_id: str, bundle: str, version: int, data: bytes, ttl: float) -> None:
         value = _VERSION.pack(version) + data
@@ -282,6 +285,27 @@ class RedisStore:
 
     async def close(self) -> None:
         await self._redis.aclose()
+
+
+def _record(
+    version: bytes | None, positives: list[bytes], negatives: list[bytes], seen: list[bytes], tokens: bytes | None
+) -> UserRecord:
+    """What `_READ_USERS` found of one user. positives, negatives: member, score, member, score and so on."""
+    known = tokens is not None and len(tokens) >= _VERSION.size
+    history, disliked = positive_tail(
+        zip(
+            map(float, positives[1::2]), (member[_POSITION_DIGITS:].decode() for member in positives[::2]), strict=True
+        ),
+        dict(zip((item_id.decode() for item_id in negatives[::2]), map(float, negatives[1::2]), strict=True)),
+    )
+    return UserRecord(
+        history=history,
+        seen=frozenset([item_id.decode() for item_id in seen]),
+        disliked=disliked,
+        version=int(version or 0),
+        tokens=tokens[_VERSION.size :] if tokens is not None and known else None,
+        tokens_version=_VERSION.unpack_from(tokens)[0] if tokens is not None and known else None,
+    )
 
 
 def _bundle(bundle: str) -> str:
