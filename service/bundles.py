@@ -14,13 +14,14 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from model.bundle import BundleError, active, read_manifest
+from model.bundle import BundleError, Manifest, active, read_manifest
 from model.catalogue import Item, Mask, Rows
 from model.recommender import Floats, Recommender
 from service import threads
@@ -131,8 +132,9 @@ class Bundles:
                 self.state, self.reason = BundleState.NONE, f"no version of the bundle {self._name!r} is active"
                 log.warning("%s in %s: answers are popular items until one is", self.reason, self._root)
                 return
-            recommender, version = await asyncio.to_thread(_read, path)
-            await self.adopt(recommender, self._name, version)
+            recommender, manifest = await asyncio.to_thread(_read, path)
+            await self.adopt(recommender, self._name, manifest.version)
+            self._metrics.bundle_created.set(datetime.fromisoformat(manifest.created).timestamp())
         except BundleError as error:
             self._refuse(str(error))
             log.error("bundle refused: %s", error)
@@ -167,7 +169,7 @@ async def _as_it_is(served: Served) -> Served:
     return served
 
 
-def _read(path: Path) -> tuple[Recommender, str]:
+def _read(path: Path) -> tuple[Recommender, Manifest]:
     from model import load_recommender
 
-    return load_recommender(path), read_manifest(path).version
+    return load_recommender(path), read_manifest(path)

@@ -10,6 +10,7 @@ own by a small thread server, so that a scrape never waits behind requests.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from threading import Thread
 from typing import Final
 from wsgiref.simple_server import WSGIServer
@@ -19,10 +20,14 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    ProcessCollector,
     disable_created_metrics,
     start_http_server,
 )
 
+from service.schemas import Degraded, Source
+
+STEPS: Final = ("encode", "generate", "retrieve", "neighbours", "timeout")
 STAGES: Final = ("store", "queue", "encode", "generate", "retrieve", "total")
 
 
@@ -138,7 +143,29 @@ class Metrics:
             "contrec_shown_items", "Different items that this replica showed in the last hour.", registry=self.registry
         )
         self.catalogue_items = Gauge("contrec_catalogue_items", "Items of the catalogue.", registry=self.registry)
+        self.bundle_created = Gauge(
+            "contrec_bundle_created_timestamp_seconds",
+            "When the bundle that is served was made, in unix seconds.",
+            registry=self.registry,
+        )
         self.ready = Gauge("contrec_ready", "1 once the service wants requests.", registry=self.registry)
+        ProcessCollector(registry=self.registry)
+        self._begin_at_zero()
+
+    def _begin_at_zero(self) -> None:
+        """A series that first appears with a failure hides it: its increase from nothing is no increase."""
+        closed: tuple[tuple[Counter, Iterable[str]], ...] = (
+            (self.source, Source),
+            (self.degraded, Degraded),
+            (self.failures, STEPS),
+            (self.tokens, ("hit", "old", "miss")),
+            (self.store_failures, ("read_user", "append", "write_tokens", "popular")),
+            (self.events, ("accepted", "repeated")),
+            (self.bundle_loads, ("served", "refused")),
+        )
+        for counter, values in closed:
+            for value in values:
+                counter.labels(value)
 
     def serve(self, host: str, port: int) -> None:
         """Starts the metrics server. Raises OSError when the port is taken."""
