@@ -1,6 +1,7 @@
 """What all tests share: real parts that may be absent, and what happens then.
 
-A test marked `redis` needs a redis-server on the PATH, one marked `data` the real data sets. Where such a part is
+A test marked `redis` needs a redis-server on the PATH, one marked `data` the real data sets, one marked
+`prometheus` or `nginx` that program. Where such a part is
 absent the test skips and says why; where CONTREC_REQUIRE names the part ("redis", "redis,data") it fails instead.
 """
 
@@ -16,6 +17,7 @@ from tests.redis_server import own_redis, redis_command, redis_server
 
 __all__ = ["own_redis", "redis_command", "redis_server"]  # fixtures
 
+PATH = f"{os.environ.get('PATH', '')}{os.pathsep}/usr/sbin"  # where Debian keeps nginx
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -32,6 +34,9 @@ def _absent(part: str, reason: str) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("redis") and shutil.which("redis-server") is None:
         _absent("redis", "no redis-server on the PATH")
+    for part, program in (("prometheus", "prometheus"), ("nginx", "nginx")):
+        if item.get_closest_marker(part) and shutil.which(program, path=PATH) is None:
+            _absent(part, f"no {program} on the PATH")
     if item.get_closest_marker("data") and not _data_root().is_dir():
         _absent("data", f"no data sets at {_data_root()} (set CONTREC_DATA)")
 
