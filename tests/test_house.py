@@ -169,6 +169,9 @@ WELCOME = {
     *("files.grouplens.org", "snap.stanford.edu", "mcauleylab.ucsd.edu"),  # publishers of data sets: sources.py
     "www.apache.org",  # where the licence lies
     "www.w3.org",  # the name of a namespace, which an SVG has to say; nobody asks it for anything
+    # Names of Kubernetes' own, which are no addresses either.
+    *("app.kubernetes.io", "pod-security.kubernetes.io", "kubernetes.io", "prometheus.io"),
+    *("kustomize.config.k8s.io", "networking.k8s.io"),
 }
 ADDRESS = {"Makefile": "TORCH_INDEX ?=", "Dockerfile": "ARG TORCH_INDEX="}  # the one that is named, and an argument
 MACHINE = re.compile(r"(?<![\w.])/(?:work|root|home/\w+|opt|Users)/[\w.]")
