@@ -12,14 +12,20 @@ look, and rotary positions are relative, so the most recent item has a stable pl
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaModel
+
+if TYPE_CHECKING:
+    from model.continuous.language import LanguageBackbone, LanguageShape
 
 PREFIX = 2  # BOS and profile
 
@@ -76,10 +82,11 @@ class Backbone(nn.Module):
             return (F.dropout(output[0], self.dropout), *output[1:])
         return F.dropout(output, self.dropout)
 
-    def forward(self, items: Tensor, profile: Tensor, has_profile: Tensor) -> Tensor:
+    def forward(self, items: Tensor, profile: Tensor, has_profile: Tensor, rows: Tensor | None = None) -> Tensor:
         """Vectors (B, L, W), right-padded; profile (B, W); has_profile (B,) bool -> states (B, L + 1, W).
 
-        State j has read items 0..j-1 and is the condition for item j.
+        State j has read items 0..j-1 and is the condition for item j. rows are for a backbone that reads words too
+        (model/continuous/language.py).
         """
         scale = math.sqrt(self.shape.width)  # vectors of about unit length -> elements of about unit size
         prefix = torch.where(has_profile[:, None], self.profile(profile * scale), self.no_profile)
@@ -92,9 +99,16 @@ class Backbone(nn.Module):
 class Trunk(nn.Module):
     """Backbone and anchor together: the condition h and the trunk's own answer, the vector g(h)."""
 
-    def __init__(self, shape: BackboneShape, dropout: float = 0.0) -> None:
+    def __init__(
+        self, shape: BackboneShape | LanguageShape, dropout: float = 0.0, backbone: LanguageBackbone | None = None
+    ) -> None:
         super().__init__()
-        self.backbone = Backbone(shape, dropout)
+        self.backbone: Backbone | LanguageBackbone
+        if backbone is not None:
+            self.backbone = backbone
+        else:
+            assert isinstance(shape, BackboneShape)
+            self.backbone = Backbone(shape, dropout)
         self.anchor = nn.Linear(shape.width, shape.width, bias=False)
         nn.init.eye_(self.anchor.weight)
 
@@ -102,6 +116,31 @@ class Trunk(nn.Module):
         """(..., W) conditions -> (..., W) preference vectors, to be multiplied with the item vectors."""
         vector: Tensor = self.anchor(F.dropout(condition, self.backbone.dropout, self.training))
         return vector
+
+    def save(self, folder: Path, *, include_base: bool = True) -> None:
+        """Into an existing folder, as safetensors and JSON. include_base: of a pretrained model, its weights too."""
+        if isinstance(self.backbone, Backbone):
+            save_file(self.state_dict(), folder / "weights.safetensors")
+            shape = json.dumps(asdict(self.backbone.shape), indent=2) + "\n"
+            (folder / "shape.json").write_text(shape, encoding="utf-8")
+        else:
+            self.backbone.save(folder, include_base=include_base)
+            save_file(self.anchor.state_dict(), folder / "weights.safetensors")
+
+    @classmethod
+    def load(cls, folder: Path) -> Trunk:
+        """Reads what `save` wrote."""
+        weights = load_file(folder / "weights.safetensors")
+        if (folder / "language.json").exists():
+            from model.continuous.language import LanguageBackbone
+
+            backbone = LanguageBackbone.load(folder)
+            trunk = cls(backbone.shape, backbone=backbone)
+            trunk.anchor.load_state_dict(weights)
+            return trunk
+        trunk = cls(BackboneShape(**json.loads((folder / "shape.json").read_text(encoding="utf-8"))))
+        trunk.load_state_dict(weights)
+        return trunk
 
 
 def pad(histories: list[Tensor]) -> tuple[Tensor, Tensor]:

@@ -62,10 +62,12 @@ class Reader:
             cos, sin = lm.rotary_emb(self._norm, positions)
         self._cos, self._sin = cos[0].clone(), sin[0].clone()  # (positions, head width)
 
-    def last_states(self, items: Tensor, lengths: Tensor, profile: Tensor, has_profile: Tensor) -> Tensor:
+    def last_states(
+        self, items: Tensor, lengths: Tensor, profile: Tensor, has_profile: Tensor, rows: Tensor | None = None
+    ) -> Tensor:
         """Vectors (B, L, W), right-padded; lengths (B,); profile (B, W); has_profile (B,) -> (B, W).
 
-        Row b is `Backbone.forward(items, profile, has_profile)[b, lengths[b]]`.
+        Row b is `Backbone.forward(items, profile, has_profile)[b, lengths[b]]`; it reads no rows.
         """
         backbone = self._backbone
         scale = math.sqrt(backbone.shape.width)

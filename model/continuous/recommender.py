@@ -33,7 +33,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.catalogue import Catalogue, Item, Mask, Rows
-from model.continuous.backbone import BackboneShape, Trunk, pad
+from model.continuous.backbone import Backbone, Trunk, pad
 from model.continuous.cold import ColdItems, starting_bias
 from model.continuous.head import Head, HeadShape
 from model.continuous.reader import Reader
@@ -111,7 +111,8 @@ class ContinuousRecommender(Recommender):
         self._trained = len(catalogue)  # rows from here on were added since
         self._starting_bias = starting_bias(bias.cpu(), counts)
         self._noise = fixed_noise(mixture, vectors.shape[1]).to(self.device)
-        self._reader = Reader(self.trunk.backbone)
+        backbone = self.trunk.backbone
+        self._reader = Reader(backbone) if isinstance(backbone, Backbone) else backbone
         self._samplers: dict[tuple[float, ...], Sampler] = {}
         self._softmax = CatalogueSoftmax(vectors.to(self.device), bias.to(self.device))
         index = ItemIndex(torch.cat([vectors, bias[:, None]], dim=1).cpu().numpy())
@@ -178,8 +179,9 @@ class ContinuousRecommender(Recommender):
         longest = self.trunk.backbone.shape.max_history
         rows, lengths = pad([torch.from_numpy(h[-longest:].astype(np.int64)) for h in histories])
         profile, has_profile = profiles(self.vectors, histories, longest, self.max_profile)
-        items = self.vectors[rows.to(self.device)]
-        condition = self._reader.last_states(items, lengths.to(self.device), profile, has_profile).float().cpu().numpy()
+        rows, lengths = rows.to(self.device), lengths.to(self.device)
+        states = self._reader.last_states(self.vectors[rows], lengths, profile, has_profile, rows)
+        condition = states.float().cpu().numpy()
         nothing = np.zeros(0, dtype=np.float32)
         known, profile_rows = has_profile.tolist(), profile.cpu().numpy()
         return [
@@ -326,15 +328,17 @@ class ContinuousRecommender(Recommender):
     # ------------------------------------------------------------------------------------------------------------
     # Files of a bundle
 
-    def save(self, folder: Path) -> None:
-        """Writes catalogue, item matrix, trunk and head as safetensors and JSON into an existing folder."""
+    def save(self, folder: Path, *, include_base: bool = True) -> None:
+        """Writes catalogue, item matrix, trunk and head as safetensors and JSON into an existing folder.
+
+        include_base: where the trunk is a pretrained language model, whether its weights come along.
+        """
         self.catalogue.write(folder / "catalogue.jsonl")
         vectors, bias = self.vectors.cpu().contiguous(), self.bias.cpu().contiguous()
         items = {"vectors": vectors, "bias": bias, "counts": torch.from_numpy(self.counts)}
         save_file(items, folder / "items.safetensors")
         (folder / "adapter").mkdir()
-        save_file(self.trunk.state_dict(), folder / "adapter" / "weights.safetensors")
-        _write_json(folder / "adapter" / "shape.json", asdict(self.trunk.backbone.shape))
+        self.trunk.save(folder / "adapter", include_base=include_base)
         (folder / "head").mkdir()
         save_file(self.head.state_dict(), folder / "head" / "weights.safetensors")
         _write_json(folder / "head" / "shape.json", asdict(self.head.shape))
@@ -346,8 +350,7 @@ class ContinuousRecommender(Recommender):
     def load(cls, folder: Path, device: str = "cpu") -> ContinuousRecommender:
         """Reads what `save` wrote; the caller has verified the bundle."""
         items = load_file(folder / "items.safetensors")
-        trunk = Trunk(BackboneShape(**_read_json(folder / "adapter" / "shape.json")))
-        trunk.load_state_dict(load_file(folder / "adapter" / "weights.safetensors"))
+        trunk = Trunk.load(folder / "adapter")
         head = Head(HeadShape(**_read_json(folder / "head" / "shape.json")))
         head.load_state_dict(load_file(folder / "head" / "weights.safetensors"))
         mixture = _read_json(folder / "mixture.json")

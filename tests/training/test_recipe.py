@@ -11,11 +11,12 @@ from pydantic import BaseModel
 
 from training import recipe as module
 from training.recipe import RecipeError, load_recipe
-from training.recipes.continuous import ContinuousRecipe, HeadPart, SignalsPart, TokenizerPart, TrunkPart
+from training.recipes.continuous import ContinuousRecipe, HeadPart, LanguagePart, SignalsPart, TokenizerPart, TrunkPart
 
 PARTS: dict[str, type[BaseModel]] = {
     "signals": SignalsPart,
     "tokenizer": TokenizerPart,
+    "language": LanguagePart,
     "trunk": TrunkPart,
     "head": HeadPart,
 }

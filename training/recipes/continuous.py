@@ -6,7 +6,7 @@ No setting has a default here: the TOML files beside this module are complete.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -37,6 +37,20 @@ class TokenizerPart(Part):
     learning_rate: Positive
 
 
+class LanguagePart(Part):
+    """A pretrained language model as the trunk (model/continuous/language.py). Without a base, the rest is unused."""
+
+    base: str
+    revision: str
+    tuning: Literal["lora", "full", "frozen"]
+    rank: Count
+    alpha: Count
+    targets: Annotated[tuple[str, ...], Field(min_length=1)]
+    title_tokens: Annotated[int, Field(ge=0)]
+    prompt: str
+    include_base: bool
+
+
 class TrunkPart(Part):
     """The causal language model (model/continuous/backbone.py) and its training by catalogue softmax."""
 
@@ -49,9 +63,11 @@ class TrunkPart(Part):
     dropout: Share
     residual_drop: Share
     tokens_per_step: Count
+    accumulate: Count
     epochs: Count
     patience: Count
     learning_rate: Positive
+    pretrained_rate: Positive
     warmup_steps: Annotated[int, Field(ge=0)]
     weight_decay: Annotated[float, Field(ge=0)]
     validation_users: Count
@@ -95,5 +111,6 @@ class ContinuousRecipe(Recipe):
 
     signals: SignalsPart
     tokenizer: TokenizerPart
+    language: LanguagePart
     trunk: TrunkPart
     head: HeadPart

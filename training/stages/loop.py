@@ -107,8 +107,10 @@ class Loop:
 
     def _weights(self) -> Iterator[tuple[str, Tensor]]:
         for module, network in self._modules.items():
+            frozen = _frozen(network)
             for name, tensor in network.state_dict().items():
-                yield f"{module}/{name}", tensor
+                if name not in frozen:
+                    yield f"{module}/{name}", tensor
 
     def _due(self, every: float) -> bool:
         passed = time.monotonic() - self._written
@@ -212,4 +214,11 @@ def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def _load(modules: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]) -> None:
     for module, network in modules.items():
-        network.load_state_dict(_below(tensors, f"{module}/"))
+        missing, unexpected = network.load_state_dict(_below(tensors, f"{module}/"), strict=False)
+        if unexpected or set(missing) - _frozen(network):
+            raise ValueError(f"it holds other weights of the {module}")
+
+
+def _frozen(network: nn.Module) -> set[str]:
+    """Names of the weights that training leaves as they were: whoever made the network knows them."""
+    return {name for name, weight in network.named_parameters() if not weight.requires_grad}

@@ -7,6 +7,7 @@ Gate 0 of the methods: with nothing else added, this must be a strong sequential
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,7 @@ def fit_trunk(
     part: TrunkPart,
     *,
     seed: int,
+    trunk: Trunk | None = None,
     device: str = "cpu",
     progress: Progress = silent,
     checkpoint: Path | None = None,
@@ -61,19 +63,24 @@ def fit_trunk(
 ) -> FittedTrunk:
     """tokens (N, K, D) from the tokenizer. Stops after `patience` epochs without a better validation NDCG@10.
 
-    checkpoint: a file to go on from (training/stages/loop.py).
+    trunk: one to tune (training/language.py), else a new one. checkpoint: a file to go on from
+    (training/stages/loop.py).
     Raises ValueError where there is no training interaction, or nobody to validate on.
     """
     windows = Windows(*prepared.train_histories(), part.max_history, part.max_profile)
     if len(windows) == 0:
         raise ValueError("the prepared data holds no training interaction")
-    size = windows.step(part.tokens_per_step)
+    size = max(1, windows.step(part.tokens_per_step) // part.accumulate)  # positions at once
     with own_randomness(seed, device):
-        shape = BackboneShape(part.width, part.layers, part.heads, part.feed_forward, part.max_history)
-        trunk = Trunk(shape, part.dropout).to(device)
+        given = trunk is not None
+        if trunk is None:
+            shape = BackboneShape(part.width, part.layers, part.heads, part.feed_forward, part.max_history)
+            trunk = Trunk(shape, part.dropout)
+        trunk = trunk.to(device)
         space = ItemSpace(tokens, part.width).to(device)
-        optimiser = _optimiser(nn.ModuleList([trunk, space]), part)
-        total = part.epochs * len(windows.batches(size, np.random.default_rng((seed, 0))))
+        optimiser = _optimiser(trunk, space, part, given)
+        batches = len(windows.batches(size, np.random.default_rng((seed, 0))))
+        total = part.epochs * math.ceil(batches / part.accumulate)
         modules = {"trunk": trunk, "space": space}
         loop = Loop(checkpoint, modules, optimiser, device=device, every=keep_every)
         place = loop.place
@@ -82,15 +89,20 @@ def fit_trunk(
                 torch.manual_seed(seed * 100_003 + place.epoch)  # dropout depends on seed and epoch alone
             trunk.train()
             loss_sum, positions = place.sums or (0.0, 0.0)
-            for batch in windows.epoch(size, seed, place.epoch, skip=place.batch):
+            epoch = windows.epoch(size, seed, place.epoch, skip=place.batch * part.accumulate)
+            while together := list(itertools.islice(epoch, part.accumulate)):
                 for group in optimiser.param_groups:
-                    group["lr"] = part.learning_rate * _rate(place.step, total, part.warmup_steps)
-                loss, count = _loss(trunk, space, batch, part)
+                    group["lr"] = group["top"] * _rate(place.step, total, part.warmup_steps)
                 optimiser.zero_grad()
-                loss.backward()
+                count = sum(int(batch.lengths.sum()) for batch in together)
+                losses = 0.0
+                for batch in together:
+                    loss, own = _loss(trunk, space, batch, part)
+                    (loss * (own / count)).backward()
+                    losses += float(loss.detach()) * own
                 nn.utils.clip_grad_norm_([*trunk.parameters(), *space.parameters()], 1.0)
                 optimiser.step()
-                loss_sum, positions = loss_sum + float(loss.detach()) * count, positions + count
+                loss_sum, positions = loss_sum + losses, positions + count
                 place.sums = [loss_sum, positions]
                 loop.step()
             if not math.isfinite(loss_sum):
@@ -139,7 +151,7 @@ def read_states(trunk: Trunk, vectors: Tensor, batch: Batch) -> tuple[Tensor, Te
     device = vectors.device
     rows = batch.rows.to(device)
     profile, has_profile = _mean_before(vectors, batch.before)
-    states = trunk.backbone(F.embedding(rows[:, :-1], vectors), profile, has_profile)  # (B, L, W)
+    states = trunk.backbone(F.embedding(rows[:, :-1], vectors), profile, has_profile, rows[:, :-1])  # (B, L, W)
     real = batch.real.to(device)
     return states[real], rows[real]
 
@@ -164,11 +176,18 @@ def _loss(trunk: Trunk, space: ItemSpace, batch: Batch, part: TrunkPart) -> tupl
     return loss, len(targets)
 
 
-def _optimiser(modules: nn.Module, part: TrunkPart) -> torch.optim.Optimizer:
-    matrices = [p for p in modules.parameters() if p.ndim >= 2]
-    others = [p for p in modules.parameters() if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": part.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=part.learning_rate, betas=(0.9, 0.98))
+def _optimiser(trunk: Trunk, space: ItemSpace, part: TrunkPart, given: bool) -> torch.optim.Optimizer:
+    """given: the language model inside the trunk was trained before, and has a rate of its own."""
+    known = {id(p) for p in trunk.backbone.lm.parameters()} if given else set()
+    groups = []
+    for pretrained, top in ((False, part.learning_rate), (True, part.pretrained_rate)):
+        both = [*trunk.parameters(), *space.parameters()]
+        weights = [p for p in both if p.requires_grad and pretrained == (id(p) in known)]
+        for decay, matrices in ((part.weight_decay, True), (0.0, False)):
+            some = [p for p in weights if (p.ndim >= 2) == matrices]
+            if some:
+                groups.append({"params": some, "weight_decay": decay, "lr": top, "top": top})
+    return torch.optim.AdamW(groups, betas=(0.9, 0.98))
 
 
 def _rate(step: int, total: int, warmup: int) -> float:

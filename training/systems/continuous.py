@@ -5,12 +5,14 @@ built = build(recipe, run)
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 from model.continuous.cold import ColdItems
 from model.text import HASHED, SentenceEncoder, TextEncoder, item_text
 from training.collaborative import spectral
+from training.language import language_trunk
 from training.recipes.continuous import ContinuousRecipe, SignalsPart
 from training.run import Built, Run
 from training.stages.head import fit_head
@@ -34,7 +36,10 @@ def build(recipe: ContinuousRecipe, run: Run) -> Built:
             collaborative, known, text, recipe.tokenizer, seed=seed, checkpoint=checkpoint, **where
         )
     with run.stage("trunk") as checkpoint:
-        fitted = fit_trunk(prepared, tokens, recipe.trunk, seed=seed, checkpoint=checkpoint, **where)
+        trunk = None
+        if recipe.language.base:
+            trunk = language_trunk(recipe.language, recipe.trunk, prepared.catalogue, seed=seed)
+        fitted = fit_trunk(prepared, tokens, recipe.trunk, seed=seed, trunk=trunk, checkpoint=checkpoint, **where)
         run.report["trunk"] = {"epochs": fitted.epochs, "best_epoch": fitted.best_epoch}
     with run.stage("head") as checkpoint:
         head = fit_head(
@@ -44,8 +49,9 @@ def build(recipe: ContinuousRecipe, run: Run) -> Built:
     anchor = fitted.recommender(prepared, recipe.trunk.max_profile)
     recommender = anchor.with_head(head.head, head.mixture)
     recommender.cold = ColdItems(tokenizer, fitted.space.project.weight, encoder, recipe.signals.text_encoder)
+    fill = functools.partial(recommender.save, include_base=recipe.language.include_base)
     alone = recommender if head.mixture.weight == 0 else anchor
-    return Built(recommender, recommender.save, {"trunk_alone": alone})
+    return Built(recommender, fill, {"trunk_alone": alone})
 
 
 def _text_encoder(signals: SignalsPart, texts: Sequence[str]) -> TextEncoder:
