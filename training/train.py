@@ -9,7 +9,6 @@ machine and library versions. What a kind of recipe does lies in training/system
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -17,13 +16,15 @@ from pathlib import Path
 
 import torch
 
-from model.bundle import write_bundle
+from model.bundle import read_manifest, write_bundle
+from training.baselines import fit_baselines
 from training.data.prepared import PARTS, TRAIN, DataError, Prepared
-from training.evaluate import Metrics, evaluate, recommender_scorer
+from training.evaluate import Metrics, evaluate, measure, recommender_scorer
 from training.progress import Progress, silent
 from training.recipe import Recipe, load_recipe
 from training.recipes.continuous import ContinuousRecipe
 from training.recipes.semantic import SemanticRecipe
+from training.report import told_of_baselines, told_of_bundle, told_of_data, told_of_test, write_report
 from training.run import Built, Run, identity, run_folder
 from training.stages.loop import EVERY
 
@@ -42,11 +43,12 @@ def train(
     runs: Path | None = None,
     fresh: bool = False,
     keep_every: float = EVERY,
+    baselines: bool = False,
 ) -> Path:
     """Trains a recipe and publishes the bundle; the caller decides whether to activate it.
 
-    Beside the bundle lies <version>.report.json: losses by epoch, tokenizer health, metrics of validation and test
-    and of parts of the recommender alone, seconds and peak memory by stage. Raises DataError, RecipeError or
+    Beside the bundle lie <version>.report.json and the page drawn from it (training/report.py); `baselines` fits them
+    for its table, which takes a while on large catalogues. Raises DataError, RecipeError or
     ValueError with one sentence where the data or the recipe do not fit.
 
     runs: where the run keeps what it needs to go on after an interruption, until the bundle is published: the same
@@ -57,17 +59,23 @@ def train(
     _refuse_too_little(prepared)
     _reproducibly()
     if runs is None:
-        return _train(chosen, Run(prepared, seed, device, progress), bundles, name)
+        return _train(chosen, Run(prepared, seed, device, progress), bundles, name, baselines)
     with run_folder(runs, identity(prepared, chosen, seed), fresh=fresh) as folder:
-        path = _train(chosen, Run(prepared, seed, device, progress, folder, keep_every), bundles, name)
+        path = _train(chosen, Run(prepared, seed, device, progress, folder, keep_every), bundles, name, baselines)
         shutil.rmtree(folder)  # what is published needs no checkpoint
         return path
 
 
-def _train(recipe: Recipe, run: Run, bundles: Path, name: str) -> Path:
+def _train(recipe: Recipe, run: Run, bundles: Path, name: str, baselines: bool) -> Path:
     built = _build(recipe, run)
     with run.stage("evaluation"):
-        metrics = {part: found.as_dict() for part, found in _measure(built, run).items()}
+        measured = _measure(built, run)
+        run.report.update(told_of_test(built.recommender, measured["test"], run.prepared))
+    if baselines:
+        with run.stage("baselines"):
+            rivals = measure(fit_baselines(run.prepared), run.prepared, "test")
+            run.report.update(told_of_baselines(measured["test"], rivals))
+    metrics = {part: found.as_dict() for part, found in measured.items()}
     path = write_bundle(
         bundles,
         name,
@@ -78,8 +86,8 @@ def _train(recipe: Recipe, run: Run, bundles: Path, name: str) -> Path:
         metrics=metrics,
         fill=built.fill,
     )
-    report = {**run.report, "metrics": metrics}
-    (bundles / name / f"{path.name}.report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    told = told_of_bundle(read_manifest(path)) | told_of_data(run.prepared)
+    write_report({**told, **run.report, "beside": list(built.beside), "metrics": metrics}, path)
     return path
 
 

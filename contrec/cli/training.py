@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from contrec.cli.common import BUNDLES, NAME, Bundles, Name, Prepared, Version, app, chosen, told
+
+if TYPE_CHECKING:
+    from model.recommender import Recommender
+    from training.data.prepared import Prepared as Data
+    from training.evaluate import Metrics
 
 
 @app.command()
@@ -23,6 +28,7 @@ def train(
     device: Annotated[str, typer.Option(help="Where torch computes: cpu, cuda, cuda:1.")] = "cpu",
     overrides: Annotated[list[str] | None, typer.Option("--set", help="part.key=value over the recipe's own.")] = None,
     runs: Annotated[Path, typer.Option(help="Where an interrupted run keeps what it needs to go on.")] = Path("runs"),
+    baselines: Annotated[bool, typer.Option(help="Fit baselines too, for the table of the report.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over, whatever an interrupted run left.")] = False,
 ) -> None:
     """Train a recipe on prepared data, publish the bundle and make it the active one.
@@ -50,6 +56,7 @@ def train(
                 progress=progress,
                 runs=runs,
                 fresh=fresh,
+                baselines=baselines,
             )
     except KeyboardInterrupt:
         typer.echo("interrupted: the same command goes on from here, or starts over with --fresh", err=True)
@@ -59,6 +66,7 @@ def train(
         typer.echo(
             f"{part}: NDCG@10 {metrics['ndcg@10']:.4f}  HR@10 {metrics['hr@10']:.4f}  ({metrics['users']} users)"
         )
+    typer.echo(f"report: {bundles / name / path.name}.report.html")
     typer.echo(f"active: {name}/{path.name}")
 
 
@@ -74,6 +82,7 @@ def evaluate(
     users: Annotated[int | None, typer.Option(min=1, help="Ask that many users only, drawn with --seed.")] = None,
     seed: Annotated[int, typer.Option(help="Of the draw of users.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Rows as JSON, instead of a Markdown table.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write the training report with this table (test part).")] = None,
 ) -> None:
     """Rank the whole catalogue for every user of a part: HR and NDCG, seen items masked and unmasked."""
     from model import load_recommender
@@ -82,6 +91,8 @@ def evaluate(
     from training.evaluate import lead, markdown, measure, recommender_scorer, rows_of
 
     asked = next((known for known in PARTS if known == part), None)
+    if html is not None and (asked != "test" or users is not None):
+        raise ValueError("--html shows the whole test part: leave --part and --users as they are")
     if asked is None:
         raise ValueError(f"--part must be one of {', '.join(PARTS)}, not {part!r}")
     data = Data.read(prepared)
@@ -99,3 +110,19 @@ def evaluate(
     typer.echo(json.dumps(rows, indent=2) if as_json else markdown(rows))
     if len(measured) > 1 and not as_json:
         typer.echo(f"\n{lead(measured)}")
+    if html is not None:
+        _report(html, path, recommender, measured, data)
+
+
+def _report(html: Path, bundle: Path, recommender: Recommender, measured: dict[str, Metrics], data: Data) -> None:
+    from model.bundle import read_manifest
+    from training.report import page, read_report, told_of_baselines, told_of_bundle, told_of_data, told_of_test
+
+    mine, *_ = measured.values()
+    told = {**told_of_bundle(read_manifest(bundle)), **told_of_data(data), **read_report(bundle)}
+    told |= told_of_test(recommender, mine, data)
+    told["metrics"] = told.get("metrics", {}) | {"test": mine.as_dict()}
+    if rivals := dict(list(measured.items())[1:]):
+        told |= told_of_baselines(mine, rivals)
+    html.write_text(page(told), encoding="utf-8")
+    typer.echo(f"report: {html}")

@@ -179,6 +179,16 @@ def test_the_report_holds_losses_seconds_memory_and_the_trunk_alone(trained: Tra
     assert report["tokenizer"]["effective_rank"] > 4, "the tokens of real signals do not collapse"
 
 
+def test_the_page_lies_beside_it_and_shows_every_stage(trained: Trained) -> None:
+    text = (trained.path.parent / f"{trained.path.name}.report.html").read_text(encoding="utf-8")
+    assert trained.path.name in text
+    assert f"{trained.report['metrics']['test']['ndcg@10']:.4f}" in text
+    for heading in ("Beside others", "Learning", "The tokenizer", "For whom", "What exploring costs", "What it cost"):
+        assert heading in text
+    assert [row["explore"] for row in trained.report["exploring"]] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert trained.report["exploring"][0] != trained.report["exploring"][-1]
+
+
 def test_progress_counts_every_epoch_of_every_stage(trained: Trained) -> None:
     counted = [(stage, epoch, of) for stage, epoch, of, _ in trained.told]
     assert counted == [
