@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from training.data.prepared import Prepared
 
 IMPORTED = "view"  # the type of an event whose source names none
+DISLIKED = "dislike"  # the type of a true negative
 TIMEOUT = 10.0  # seconds: an import may wait longer than a request
 CSV_COLUMNS = ("user_id", "item_id", "timestamp", "rating", "type", "event_id", "recommendation_id")
 
@@ -52,11 +53,13 @@ def read_events(path: Path) -> Iterator[Event]:
 
 
 def prepared_events(prepared: Prepared) -> Iterator[Event]:
-    """Every event of prepared data, users one after the other, each user's oldest first."""
+    """Every event of prepared data, users one after the other, each user's oldest first and then what they disliked."""
     ids = [item.item_id for item in prepared.catalogue]
     for user, user_id in enumerate(prepared.users):
-        for at in range(prepared.offsets[user], prepared.offsets[user + 1]):
-            yield _event(user_id, ids[prepared.items[at]], float(prepared.times[at]), float(prepared.values[at]))
+        for what, kind in ((prepared, IMPORTED), (prepared.negatives, DISLIKED)):
+            if what is not None:
+                for at in range(int(what.offsets[user]), int(what.offsets[user + 1])):
+                    yield _event(user_id, ids[what.items[at]], float(what.times[at]), float(what.values[at]), kind)
 
 
 def _event(user_id: str, item_id: str, time: float, value: float, kind: str = IMPORTED) -> Event:

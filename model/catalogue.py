@@ -133,6 +133,17 @@ class Catalogue:
         """The sum of weights (N,) over the items of each category; an item counts in each of its categories."""
         return {category: float(weights[rows].sum()) for category, rows in self._rows_of_category.items()}
 
+    def within(self, allow: Iterable[str] = (), deny: Iterable[str] = ()) -> Mask:
+        """(N,) True where an item is in one of the allowed categories (none: anywhere) and in no denied one.
+
+        Raises ValueError for a category that no item has: to a person who typed it, matching nothing is no answer.
+        """
+        allow, deny = tuple(allow), tuple(deny)
+        if unknown := [name for name in (*allow, *deny) if name not in self._rows_of_category]:
+            raise ValueError(f"no item has the category {unknown[0]!r}")
+        mask = self.in_categories(allow) if allow else np.ones(len(self), dtype=np.bool_)
+        return mask & ~self.in_categories(deny)
+
     def write(self, path: Path) -> None:
         """One JSON object a line, in row order."""
         with path.open("w", encoding="utf-8") as file:

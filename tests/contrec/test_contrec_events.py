@@ -11,6 +11,7 @@ import pytest
 from contrec.events import export_events, import_events, read_events
 from service.stores import open_store
 from service.stores.contract import Event, append_all
+from training.data.clean import Cleaning
 from training.data.prepare import prepare
 from training.data.synthetic import Sizes
 from training.data.table import read
@@ -66,6 +67,24 @@ def test_a_table_row_and_its_prepared_event_are_the_same_event(tmp_path: Path) -
     prepare("table", table, tmp_path / "prepared")
     assert list(read_events(table)) == list(read_events(tmp_path / "prepared"))
     assert [event.value for event in read_events(table)] == [1, 2, 3, 4, 5]
+
+
+def test_types_values_and_negatives_come_back_from_the_store(tmp_path: Path) -> None:
+    """prepare, import, export, prepare: what training reads is the same."""
+    table, address = tmp_path / "x.csv", f"sqlite:///{tmp_path}/a.db"
+    rows = ["u,a,1,5,view", "u,b,2,4,purchase", "u,c,3,1,rating", "u,d,4,,dislike", "v,c,5,3,", "v,a,6,,click"]
+    table.write_text("\n".join(["user_id,item_id,timestamp,rating,type", *rows]) + "\n")
+    first = prepare("table", table, tmp_path / "first", cleaning=Cleaning(threshold=2))
+    assert first.negatives is not None
+    assert first.catalogue.ids(first.negatives.items) == ["c"]  # nobody likes or describes d
+    asyncio.run(import_events(table, address))
+    asyncio.run(export_events(address, tmp_path / "events.csv"))
+    again = prepare("table", tmp_path / "events.csv", tmp_path / "again", cleaning=Cleaning(threshold=2))
+    assert again.fingerprint == first.fingerprint
+    elsewhere = f"sqlite:///{tmp_path}/b.db"
+    asyncio.run(import_events(tmp_path / "first", elsewhere))
+    asyncio.run(export_events(elsewhere, tmp_path / "second.csv"))
+    assert prepare("table", tmp_path / "second.csv", tmp_path / "third").fingerprint == first.fingerprint
 
 
 @pytest.mark.parametrize(
