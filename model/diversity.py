@@ -25,8 +25,8 @@ from model.recommender import Floats
 CANDIDATES = 200
 """How many of the best items a diverse list is chosen from."""
 
-AWAY = 0.5
-"""What an item just like a disliked one loses: half of what lies between the best candidate and the last."""
+AWAY = 0.3
+"""What an item just like a disliked one loses: this share of what lies between the best candidate and the last."""
 
 
 def away_from(scores: Floats, vectors: Floats, disliked: Floats) -> Floats:

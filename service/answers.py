@@ -174,7 +174,7 @@ class Answers:
             return popular(question)
         if stored is not None:
             question.tokens = user.tokens()
-            question.fresh = question.tokens is not None and user.fresh
+            question.fresh = question.tokens is not None and user.fresh(self.overlay.newest(user.record.history))
             result = "hit" if question.fresh else "miss" if question.tokens is None else "old"
             self.metrics.tokens.labels(result=result).inc()
         try:
@@ -187,7 +187,7 @@ class Answers:
             return popular(question)
         assert isinstance(picked, Picked)
         if picked.made is not None and stored is not None:
-            self.later(self.users.keep_tokens(stored, served.label, user.record.version, picked.made))
+            self.later(self.users.keep_tokens(stored, served, user.record.version, picked.made))
         return picked
 
     async def _explain(

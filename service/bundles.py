@@ -40,6 +40,7 @@ class Served:
     """A recommender that has proved itself, and its popular list, made once so that it can be had without the model.
 
     popular_rows, popular_scores: (N,) every row, most popular first. withdrawn: rows that must not be shown.
+    catalogue_version: up to which what was said of items is part of it.
     """
 
     recommender: Recommender
@@ -48,6 +49,7 @@ class Served:
     popular_rows: Rows
     popular_scores: Floats
     withdrawn: Rows = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    catalogue_version: int = 0
 
     @property
     def label(self) -> str:
@@ -59,7 +61,7 @@ class Served:
         chosen = np.flatnonzero(eligible[self.popular_rows])[:k]
         return self.popular_rows[chosen], self.popular_scores[chosen]
 
-    def with_items(self, items: Sequence[StoredItem]) -> Served:
+    def with_items(self, items: Sequence[StoredItem], version: int) -> Served:
         """The same bundle with what was said of items since it was made: new, changed or withdrawn ones."""
         recommender = self.recommender.with_items(
             [Item(one.item_id, one.title, one.categories, one.text) for one in items if not one.withdrawn]
@@ -75,6 +77,7 @@ class Served:
             popular_rows=np.concatenate([self.popular_rows, added]),
             popular_scores=np.concatenate([self.popular_scores, np.full(len(added), lowest, dtype=np.float32)]),
             withdrawn=np.array(sorted(gone), dtype=np.int64),
+            catalogue_version=version,
         )
 
 

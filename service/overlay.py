@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import repeat
 
 from service.bundles import Bundles, Served
 from service.guard import Guard
@@ -37,6 +38,7 @@ class Overlay:
         self.withdrawn: frozenset[str] = frozenset()
         self.version = 0
         self.known = False
+        self._said_at: dict[str, int] = {}
         bundles.dress = self.dress
 
     async def write(self, items: Sequence[StoredItem]) -> int:
@@ -48,6 +50,10 @@ class Overlay:
             log.warning("items were kept, and are taken up as soon as the store can be read")
         return version
 
+    def newest(self, item_ids: Iterable[str]) -> int:
+        """The catalogue version at which one of these was last said of; 0 where none was."""
+        return max(map(self._said_at.get, item_ids, repeat(0)), default=0) if self._said_at else 0
+
     async def refresh(self) -> None:
         """Takes up what is new in the store. Raises StoreUnavailable."""
         async with self._turn:
@@ -58,6 +64,7 @@ class Overlay:
             self.version = version
             if changes:
                 self.items.update((item.item_id, item) for item in changes)
+                self._said_at.update((item.item_id, version) for item in changes)  # or before, which does no harm
                 self.withdrawn = frozenset(item_id for item_id, item in self.items.items() if item.withdrawn)
                 self._metrics.catalogue_version.set(version)
                 await self._lay_over(changes)
@@ -79,7 +86,7 @@ class Overlay:
         while True:
             version = self.version
             if self.items:
-                dressed = await asyncio.to_thread(_laid_over, served, list(self.items.values()))
+                dressed = await asyncio.to_thread(_laid_over, served, list(self.items.values()), version)
             else:
                 dressed = served
             if version == self.version:  # else something was said meanwhile
@@ -87,17 +94,17 @@ class Overlay:
 
     async def _lay_over(self, changes: Sequence[StoredItem]) -> None:
         while (served := self._bundles.served) is not None:
-            dressed = await asyncio.to_thread(_laid_over, served, changes)
+            dressed = await asyncio.to_thread(_laid_over, served, changes, self.version)
             if self._bundles.served is served:
                 self._bundles.served = dressed
                 return
             # Another bundle was taken up meanwhile. It may have been dressed before the changes: lay them over it too.
 
 
-def _laid_over(served: Served, changes: Sequence[StoredItem]) -> Served:
+def _laid_over(served: Served, changes: Sequence[StoredItem], version: int) -> Served:
     try:
-        return served.with_items(changes)
+        return served.with_items(changes, version)
     except Exception:
         # A text encoder that cannot be loaded, say. What was withdrawn must go all the same.
         log.exception("new items cannot be placed by bundle %s; they wait for another one", served.label)
-        return served.with_items([item for item in changes if item.withdrawn])
+        return served.with_items([item for item in changes if item.withdrawn], version)

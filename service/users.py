@@ -10,11 +10,13 @@ store's error. Knows no model and no bundle but its label.
 from __future__ import annotations
 
 import logging
+import struct
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from model.recommender import UserTokens
+from service.bundles import Served
 from service.errors import ApiError, ErrorCode
 from service.guard import Guard
 from service.insights import Insights
@@ -26,6 +28,7 @@ from service.stores.contract import Event, Store, StoreUnavailable, UserRecord
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 1
+_CATALOGUE = struct.Struct("<Q")  # before the tokens in the store: the catalogue version that they were made from
 _SILENT = "the store does not answer; nothing was changed, ask again"
 
 
@@ -37,18 +40,21 @@ class User:
     store_ms: float = 0.0
     degraded: bool = False
 
-    @property
-    def fresh(self) -> bool:
-        """Whether the stored tokens were made from the history as it is now."""
-        version = self.record.tokens_version
-        return version is not None and version >= self.record.version
+    def fresh(self, said: int) -> bool:
+        """Whether the stored tokens were made from the history as it is now, and from a catalogue of version `said`
+        or newer: an item may have become known, or moved, since its event."""
+        version, data = self.record.tokens_version, self.record.tokens
+        if version is None or version < self.record.version or data is None or len(data) < _CATALOGUE.size:
+            return False
+        (made_from,) = _CATALOGUE.unpack_from(data)
+        return bool(made_from >= said)
 
     def tokens(self) -> UserTokens | None:
         """The stored user tokens, or None where there are none or they cannot be read."""
         if self.record.tokens is None:
             return None
         try:
-            return UserTokens.from_bytes(self.record.tokens)
+            return UserTokens.from_bytes(self.record.tokens[_CATALOGUE.size :])
         except ValueError as error:
             log.warning("user tokens in the store cannot be read and are made again: %s", error)
             return None
@@ -120,9 +126,9 @@ class Users:
         except StoreUnavailable:
             raise ApiError(ErrorCode.STORE_UNAVAILABLE, _SILENT, retry_after=RETRY_AFTER_S) from None
 
-    async def keep_tokens(self, user_id: str, bundle: str, version: int, tokens: UserTokens) -> None:
+    async def keep_tokens(self, user_id: str, served: Served, version: int, tokens: UserTokens) -> None:
         """Keeps user tokens. Never raises: the answer is out already, the next request encodes once more."""
-        data = tokens.to_bytes()
+        bundle, data = served.label, _CATALOGUE.pack(served.catalogue_version) + tokens.to_bytes()
         try:
             await self._guard.write(
                 "write_tokens",
