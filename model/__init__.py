@@ -28,9 +28,9 @@ def load_recommender(path: Path, device: str = "cpu") -> Recommender:
 
     manifest = verify(path)
     if manifest.kind == "continuous":
-        from model.continuous.recommender import ContinuousRecommender
+        from model.continuous.hybrid import load_continuous
 
-        return ContinuousRecommender.load(path, device)
+        return load_continuous(path, device)
     if manifest.kind == "semantic":
         from model.semantic.recommender import SemanticRecommender
 

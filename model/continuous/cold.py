@@ -1,8 +1,9 @@
 """New items: from a text to a place in the item space, without any interaction.
 
-    text -> text encoder -> signals, collaborative block hidden -> tokenizer -> P(tokens) + 0
+    text -> text encoder -> signals, collaborative block hidden -> tokenizer -> P(tokens) + 0      the behaviour half
+    text -> text encoder -> the text half's own map                                                the text half
 
-Training has seen both halves of this: the tokenizer hides the whole collaborative block of some rows, and the item
+Training has seen this: the tokenizer hides the whole collaborative block of some rows, and the item
 space drops the residual of some items. Knows no user, no index and no catalogue; items in, vectors out.
 
     cold = ColdItems(tokenizer, space.project.weight, encoder, encoder_name)
@@ -14,32 +15,69 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.catalogue import Item
+from model.continuous.space import TextPlace
 from model.continuous.tokenizer import Tokenizer
 from model.text import HASHED, HashedText, SentenceEncoder, TextEncoder, item_text
 
 
+class Newcomers(Protocol):
+    """What a recommender asks of either."""
+
+    def vectors(self, items: Sequence[Item]) -> Tensor:
+        """(n, W) on the CPU. Raises ValueError when the text encoder cannot be loaded."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Writes what it is made of into an existing folder."""
+        ...
+
+
+class KeptEncoder:
+    """A text encoder under its name. encoder: None to load it when the first text comes, as a sentence encoder takes
+    seconds and most bundles never need one."""
+
+    def __init__(self, encoder: TextEncoder | None, name: str) -> None:
+        self.name = name
+        self._encoder = encoder
+
+    def encode(self, items: Sequence[Item]) -> Tensor:
+        """(n, D) unit vectors of what an encoder reads of the items. Raises ValueError when it cannot be loaded."""
+        if self._encoder is None:
+            self._encoder = SentenceEncoder(self.name)
+        return torch.from_numpy(self._encoder.encode([item_text(item) for item in items]))
+
+    def save(self, folder: Path) -> None:
+        """Writes text/ into an existing folder: the embedded encoder whole, any other by its name."""
+        (folder / "text").mkdir()
+        if isinstance(self._encoder, HashedText):
+            self._encoder.save(folder / "text")
+        (folder / "text" / "encoder.json").write_text(json.dumps({"encoder": self.name}) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> KeptEncoder:
+        """Reads what `save` wrote."""
+        name = json.loads((folder / "text" / "encoder.json").read_text(encoding="utf-8"))["encoder"]
+        return cls(HashedText.load(folder / "text") if name == HASHED else None, name)
+
+
 class ColdItems:
-    """tokenizer: as it was fitted. projection: (W, K * D), the P of the item space. encoder: None to load it by name
-    when the first new item comes, as a sentence encoder takes seconds and most bundles never need one."""
+    """Of the behaviour half. tokenizer: as it was fitted. projection: (W, K * D), the P of the item space."""
 
     def __init__(self, tokenizer: Tokenizer, projection: Tensor, encoder: TextEncoder | None, name: str) -> None:
         self.tokenizer = tokenizer.cpu().eval()
         self.projection = projection.detach().cpu().float().contiguous()
-        self.name = name
-        self._encoder = encoder
+        self.encoder = KeptEncoder(encoder, name)
 
     @torch.inference_mode()
     def vectors(self, items: Sequence[Item]) -> Tensor:
-        """(n, W) on the CPU. Raises ValueError when the text encoder cannot be loaded."""
-        if self._encoder is None:
-            self._encoder = SentenceEncoder(self.name)
-        text = torch.from_numpy(self._encoder.encode([item_text(item) for item in items]))
+        text = self.encoder.encode(items)
         shape = self.tokenizer.shape
         signals = torch.cat([text.new_zeros(len(items), shape.collaborative), text], dim=1)
         tokens = self.tokenizer.encode(signals, torch.zeros(len(items), dtype=torch.bool))  # (n, K, D)
@@ -47,23 +85,48 @@ class ColdItems:
 
     def save(self, folder: Path) -> None:
         """Writes tokenizer/, space/ and text/ into an existing folder."""
-        for name in ("tokenizer", "space", "text"):
+        for name in ("tokenizer", "space"):
             (folder / name).mkdir()
         self.tokenizer.save(folder / "tokenizer")
         save_file({"projection": self.projection}, folder / "space" / "weights.safetensors")
-        if isinstance(self._encoder, HashedText):
-            self._encoder.save(folder / "text")
-        (folder / "text" / "encoder.json").write_text(json.dumps({"encoder": self.name}) + "\n", encoding="utf-8")
+        self.encoder.save(folder)
 
-    @classmethod
-    def load(cls, folder: Path) -> ColdItems | None:
-        """Reads what `save` wrote; None for a bundle from before it was written, which cannot place new items."""
-        weights = folder / "space" / "weights.safetensors"
-        if not weights.exists():
-            return None
-        name = json.loads((folder / "text" / "encoder.json").read_text(encoding="utf-8"))["encoder"]
-        encoder = HashedText.load(folder / "text") if name == HASHED else None
-        return cls(Tokenizer.load(folder / "tokenizer"), load_file(weights)["projection"], encoder, name)
+
+class ColdWords:
+    """Of the text half. place: as it was trained."""
+
+    def __init__(self, place: TextPlace, encoder: TextEncoder | None, name: str) -> None:
+        self.place = place.cpu().eval()
+        self.encoder = KeptEncoder(encoder, name)
+
+    @torch.inference_mode()
+    def vectors(self, items: Sequence[Item]) -> Tensor:
+        placed: Tensor = self.place(self.encoder.encode(items))
+        return placed.clone()
+
+    def save(self, folder: Path) -> None:
+        """Writes space/ and text/ into an existing folder."""
+        (folder / "space").mkdir()
+        save_file(self.place.state_dict(), folder / "space" / "weights.safetensors")
+        self.encoder.save(folder)
+
+
+def load_newcomers(folder: Path) -> Newcomers | None:
+    """Reads what either wrote; None for a bundle without it, which cannot place new items."""
+    file = folder / "space" / "weights.safetensors"
+    if not file.exists():
+        return None
+    weights, encoder = load_file(file), KeptEncoder.load(folder)
+    if "projection" in weights:
+        cold = ColdItems(Tokenizer.load(folder / "tokenizer"), weights["projection"], None, encoder.name)
+        cold.encoder = encoder
+        return cold
+    hidden, dim = weights["mlp.0.weight"].shape
+    place = TextPlace(dim, len(weights["linear.weight"]), hidden)
+    place.load_state_dict(weights)
+    words = ColdWords(place, None, encoder.name)
+    words.encoder = encoder
+    return words
 
 
 def starting_bias(bias: Tensor, counts: Tensor) -> float:

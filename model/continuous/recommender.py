@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,9 +33,10 @@ from torch import Tensor
 
 from model.catalogue import Catalogue, Item, Mask, Rows
 from model.continuous.backbone import Backbone, Trunk, pad
-from model.continuous.cold import ColdItems, starting_bias
+from model.continuous.cold import Newcomers, load_newcomers, starting_bias
 from model.continuous.head import Head, HeadShape
 from model.continuous.reader import Reader
+from model.continuous.retrieval import DENSE_ITEMS, ContinuousTaste, blend, mix, retrieve_mixture
 from model.continuous.sampler import CatalogueSoftmax, Sampler
 from model.index import ItemIndex
 from model.recommender import Dials, Floats, Recommender, UserTokens, Walk, best
@@ -55,25 +55,6 @@ class Mixture:
     weight: float
     explore_samples: int = 4
     explore_times: tuple[float, ...] = (0.9, 0.75, 0.6, 0.45)
-
-
-DENSE_ITEMS = 200_000
-"""Largest catalogue whose probabilities a taste carries: 800 kB a request."""
-
-_LEAST = np.float32(1e-30)  # probabilities below this may have lost their order to float32
-
-
-@dataclass(frozen=True, slots=True)
-class ContinuousTaste:
-    """Preference vectors (M, W + 1), the last dimension being 1 for the bias, and log weights (M,).
-
-    score(i) = logsumexp_m(log_weights_m + <vectors_m, [E_i, b_i]>): a log probability.
-    probability: (N,) its exponential, or None in a catalogue of more than DENSE_ITEMS.
-    """
-
-    vectors: Floats
-    log_weights: Floats
-    probability: Floats | None = None
 
 
 class ContinuousRecommender(Recommender):
@@ -97,7 +78,7 @@ class ContinuousRecommender(Recommender):
         *,
         max_profile: int,
         device: str = "cpu",
-        cold: ColdItems | None = None,
+        cold: Newcomers | None = None,
     ) -> None:
         super().__init__(catalogue)
         if len(vectors) != len(catalogue):
@@ -210,28 +191,18 @@ class ContinuousRecommender(Recommender):
             samples = sampler.sample(condition[exploring], anchor[exploring], noise)
             even = [1 / samples.shape[1]] * samples.shape[1]
             for n, fresh in zip(exploring, self._tastes(samples, even), strict=True):
-                tastes[n] = _blend(tastes[n], fresh, dials[n].explore)
+                tastes[n] = blend(tastes[n], fresh, dials[n].explore)
         return tastes
 
     def retrieve(self, taste: ContinuousTaste, eligible: Mask, k: int) -> tuple[Rows, Floats]:
-        """Exact either way: selected from the probabilities, or see `_merge`. `score` is the plain twin."""
-        if taste.probability is not None:
-            rows, found = best(taste.probability, eligible, k)
-            if len(rows) == 0 or found[-1] > _LEAST:
-                return rows, np.log(found)
-        wanted = min(k, int(np.count_nonzero(eligible)))
-        if wanted == 0:
-            return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
-        if len(taste.vectors) == 1:
-            rows, scores = self.index.search(taste.vectors, eligible, wanted)
-            return rows[0], scores[0] + taste.log_weights[0]
-        return self._merge(taste, eligible, wanted)
+        """Exact; `score` is the plain twin."""
+        return retrieve_mixture(self.index, taste, eligible, k)
 
     def score(self, taste: ContinuousTaste) -> Floats:
-        return _mix(taste.vectors @ self.index.matrix.T, taste.log_weights)
+        return mix(taste.vectors @ self.index.matrix.T, taste.log_weights)
 
     def score_rows(self, taste: ContinuousTaste, rows: Rows) -> Floats:
-        return _mix(taste.vectors @ self.index.matrix[rows].T, taste.log_weights)
+        return mix(taste.vectors @ self.index.matrix[rows].T, taste.log_weights)
 
     def unit_vectors(self, rows: Rows) -> Floats:
         return unit(self.index.matrix[rows, :-1])
@@ -307,24 +278,6 @@ class ContinuousRecommender(Recommender):
         shape = (self.mixture.explore_samples, len(self.mixture.explore_times), self.vectors.shape[1])
         return torch.randn(shape, generator=generator).to(self.device)
 
-    def _merge(self, taste: ContinuousTaste, eligible: Mask, k: int) -> tuple[Rows, Floats]:
-        """The k best of the mixture from one list per vector, deepened until they are proven to be the best.
-
-        An item that is in no list scores at most the mixture of the lists' last entries (the threshold algorithm of
-        Fagin, Lotem and Naor 2001). Once the k-th score found reaches that bound, nothing better can be missing.
-        """
-        allowed = int(np.count_nonzero(eligible))
-        depth = min(allowed, max(4 * k, 64))
-        while True:
-            rows, scores = self.index.search(taste.vectors, eligible, depth)
-            found = np.unique(rows)  # ascending, so that ties go to the lower row
-            mixed = _mix(taste.vectors @ self.index.matrix[found].T, taste.log_weights)
-            bound = _mix(scores[:, -1:], taste.log_weights)[0]
-            order = np.argsort(-mixed, kind="stable")[:k]
-            if depth == allowed or (len(order) == k and mixed[order[-1]] >= bound):
-                return found[order], mixed[order]
-            depth = min(allowed, 4 * depth)
-
     # ------------------------------------------------------------------------------------------------------------
     # Files of a bundle
 
@@ -347,8 +300,8 @@ class ContinuousRecommender(Recommender):
             self.cold.save(folder)
 
     @classmethod
-    def load(cls, folder: Path, device: str = "cpu") -> ContinuousRecommender:
-        """Reads what `save` wrote; the caller has verified the bundle."""
+    def load(cls, folder: Path, device: str = "cpu", catalogue: Catalogue | None = None) -> ContinuousRecommender:
+        """Reads what `save` wrote; the caller has verified the bundle. catalogue: where the folder has none."""
         items = load_file(folder / "items.safetensors")
         trunk = Trunk.load(folder / "adapter")
         head = Head(HeadShape(**_read_json(folder / "head" / "shape.json")))
@@ -358,7 +311,7 @@ class ContinuousRecommender(Recommender):
         for name in ("times", "explore_times"):
             mixture[name] = tuple(mixture[name])
         return cls(
-            Catalogue.read(folder / "catalogue.jsonl"),
+            Catalogue.read(folder / "catalogue.jsonl") if catalogue is None else catalogue,
             trunk,
             head,
             items["vectors"],
@@ -367,7 +320,7 @@ class ContinuousRecommender(Recommender):
             Mixture(**mixture),
             max_profile=max_profile,
             device=device,
-            cold=ColdItems.load(folder),
+            cold=load_newcomers(folder),
         )
 
 
@@ -396,28 +349,6 @@ def _lengths(matrix: Floats) -> Floats:
     """(N,) of the vectors in [E, b], 1 for the zero vector, so that one may divide by it."""
     lengths: Floats = np.linalg.norm(matrix[:, :-1], axis=1).astype(np.float32)
     return np.where(lengths > 0, lengths, np.float32(1))
-
-
-def _mix(scores: Floats, log_weights: Floats) -> Floats:
-    """(M, n) inner products, (M,) log weights -> (n,) log of the weighted sum of exponentials."""
-    terms = scores + log_weights[:, None]
-    top = terms.max(axis=0)
-    mixed: Floats = (top + np.log(np.exp(terms - top).sum(axis=0))).astype(np.float32)
-    return mixed
-
-
-def _blend(standard: ContinuousTaste, fresh: ContinuousTaste, explore: float) -> ContinuousTaste:
-    if explore >= 1:
-        return fresh
-    kept, moved = np.float32(math.log1p(-explore)), np.float32(math.log(explore))
-    probability = None
-    if standard.probability is not None and fresh.probability is not None:
-        probability = np.float32(1 - explore) * standard.probability + np.float32(explore) * fresh.probability
-    return ContinuousTaste(
-        vectors=np.concatenate([standard.vectors, fresh.vectors]),
-        log_weights=np.concatenate([standard.log_weights + kept, fresh.log_weights + moved]),
-        probability=probability,
-    )
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

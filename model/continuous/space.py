@@ -3,8 +3,9 @@
     E_i = P(tokens_i) + r_i        P: the K tokens projected together;  r_i: a learnt residual per item
     score(i | v) = <v, E_i> + b_i  one more dimension in the index, so an inner product carries popularity for free
 
-It knows tokens and rows; nothing of histories or of how the tokens were made. The residual is dropped for some
-items in training, so that an item without one (new, known by its text alone) is a case the trunk has seen.
+`ItemSpace` is ContRec's, `TextSpace` the text half's, `TableSpace` a plain SASRec's. They know tokens and rows; nothing
+of histories or of how the tokens were made. The residual is dropped for some items in training, so that an item
+without one (new, known by its text alone) is a case the trunk has seen.
 """
 
 from __future__ import annotations
@@ -15,7 +16,17 @@ import torch
 from torch import Tensor, nn
 
 
-class ItemSpace(nn.Module):
+class Space(nn.Module):
+    """What the trunk is trained with: vectors for all items, and a bias each."""
+
+    bias: nn.Parameter  # (N,)
+
+    def forward(self, residual_drop: float = 0.0) -> Tensor:
+        """(N, width) the vectors E."""
+        raise TypeError(f"{type(self).__name__} makes no vectors")
+
+
+class ItemSpace(Space):
     """tokens: (N, K, D) from the tokenizer, frozen. width: of E."""
 
     tokens: Tensor
@@ -37,4 +48,69 @@ class ItemSpace(nn.Module):
             draw = torch.rand(len(residual), 1, generator=generator, device=residual.device)
             residual = residual * (draw >= residual_drop)
         vectors: Tensor = self.project(self.tokens) + residual
+        return vectors
+
+
+class TextSpace(Space):
+    """The item space of the text half: E_i from the item's words alone, so that a new item lies where it belongs.
+
+        E_i = P x_i + MLP(x_i)        x: the text embedding, centred and scaled as the training catalogue has it
+
+    There is no residual: what cannot be said from the text is the behaviour half's affair. text: (N, 1, D) unit
+    vectors of the encoder, frozen. On Beauty the MLP is worth a fifth over the linear map alone (docs/contrec.md).
+    """
+
+    text: Tensor
+
+    def __init__(self, text: Tensor, width: int, *, hidden: int = 512) -> None:
+        super().__init__()
+        flat = text.flatten(1)  # (N, D)
+        self.register_buffer("text", flat, persistent=False)
+        self.place = TextPlace(flat.shape[1], width, hidden)
+        self.place.mean.copy_(flat.mean(dim=0))
+        # One scale for all dimensions: how much a direction varies is what the encoder says of its weight.
+        self.place.scale.copy_((flat - self.place.mean).square().mean().sqrt().clamp(min=1e-6))
+        self.bias = nn.Parameter(torch.zeros(len(flat)))
+
+    def forward(self, residual_drop: float = 0.0) -> Tensor:
+        """(N, width) the vectors E. residual_drop is for the other spaces; there is nothing to drop here."""
+        vectors: Tensor = self.place(self.text)
+        return vectors
+
+
+class TextPlace(nn.Module):
+    """The map from a text embedding to the text half's item space, which new items go through too."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, dim: int, width: int, hidden: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("scale", torch.ones(()))
+        self.linear = nn.Linear(dim, width, bias=False)
+        out = nn.Linear(hidden, width, bias=False)
+        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), out)
+        # Small, as in ItemSpace: about .02 an element of E, to which both maps give their share.
+        nn.init.normal_(self.linear.weight, std=0.02 / math.sqrt(dim))
+        nn.init.normal_(out.weight, std=0.02 / math.sqrt(hidden))
+
+    def forward(self, text: Tensor) -> Tensor:
+        """(n, D) unit vectors of the encoder -> (n, width)."""
+        x = (text - self.mean) / self.scale
+        placed: Tensor = self.linear(x) + self.mlp(x)
+        return placed
+
+
+class TableSpace(Space):
+    """One free vector an item and nothing else: the space of a plain SASRec, kept as the baseline it is."""
+
+    def __init__(self, tokens: Tensor, width: int) -> None:
+        super().__init__()
+        self.residual = nn.Parameter(torch.randn(len(tokens), width) * 0.02)
+        self.bias = nn.Parameter(torch.zeros(len(tokens)))
+
+    def forward(self, residual_drop: float = 0.0) -> Tensor:
+        """(N, width) the vectors E."""
+        vectors: Tensor = self.residual
         return vectors

@@ -11,7 +11,15 @@ from pydantic import BaseModel
 
 from training import recipe as module
 from training.recipe import RecipeError, load_recipe
-from training.recipes.continuous import ContinuousRecipe, HeadPart, LanguagePart, SignalsPart, TokenizerPart, TrunkPart
+from training.recipes.continuous import (
+    ContinuousRecipe,
+    HeadPart,
+    LanguagePart,
+    SignalsPart,
+    TextHalfPart,
+    TokenizerPart,
+    TrunkPart,
+)
 
 PARTS: dict[str, type[BaseModel]] = {
     "signals": SignalsPart,
@@ -19,6 +27,7 @@ PARTS: dict[str, type[BaseModel]] = {
     "language": LanguagePart,
     "trunk": TrunkPart,
     "head": HeadPart,
+    "text_half": TextHalfPart,
 }
 FILE = Path(module.__file__).parent / "recipes" / "contrec.toml"
 

@@ -19,6 +19,7 @@ from training.collaborative import spectral
 from training.data.prepared import TRAIN, Prepared
 from training.recipe import Recipe, load_recipe
 from training.stages.head import fit_head
+from training.stages.text_half import fit_text_half
 from training.stages.tokenizer import fit_tokenizer
 from training.stages.trunk import fit_trunk
 from training.stages.windows import Windows
@@ -39,6 +40,7 @@ ONE_EPOCH = (
     "head.epochs=1",
     "head.steps_per_epoch=5",
     "head.weights=[0.5]",
+    "text_half.epochs=1",
 )
 
 
@@ -55,6 +57,7 @@ class Everything:
     trunk: Mapping[str, Tensor]
     space: Mapping[str, Tensor]
     head: Mapping[str, Tensor]
+    words: Mapping[str, Tensor]
     counts: np.ndarray
 
 
@@ -67,6 +70,7 @@ def fit(prepared: Prepared, recipe: Recipe) -> Everything:
     windows = Windows(offsets, items, recipe.trunk.max_history, recipe.trunk.max_profile)
     trunk = fit_trunk(prepared, tokens, recipe.trunk, seed=0)
     head = fit_head(prepared, trunk.trunk, trunk.space, recipe.head, recipe.trunk, seed=0)
+    words = fit_text_half(prepared, text, recipe.text_half, recipe.trunk, seed=0)
     return Everything(
         collaborative,
         known,
@@ -77,6 +81,7 @@ def fit(prepared: Prepared, recipe: Recipe) -> Everything:
         trunk.trunk.state_dict(),
         trunk.space.state_dict(),
         head.head.state_dict(),
+        {**words.trunk.state_dict(), **words.space.state_dict()},
         trunk.recommender(prepared, recipe.trunk.max_profile).counts,
     )
 
@@ -160,6 +165,10 @@ def test_the_head_is_blind(both: tuple[Everything, Everything]) -> None:
     assert equal(both[0].head, both[1].head)
 
 
+def test_the_text_half_is_blind(both: tuple[Everything, Everything]) -> None:
+    assert equal(both[0].words, both[1].words)
+
+
 def test_a_changed_training_event_is_seen_by_every_stage(worlds: tuple[Prepared, Prepared]) -> None:
     """Else the tests above would pass of a training that reads nothing."""
     recipe = load_recipe("contrec", "tiny", ONE_EPOCH)
@@ -169,12 +178,13 @@ def test_a_changed_training_event_is_seen_by_every_stage(worlds: tuple[Prepared,
     items[event] = (items[event] + 1) % len(first.catalogue)
     one, other = fit(first, recipe), fit(replace(first, items=items), recipe)
     assert not np.array_equal(one.spectral, other.spectral)
-    for name in ("tokenizer", "trunk", "space", "head"):
+    for name in ("tokenizer", "trunk", "space", "head", "words"):
         assert not equal(getattr(one, name), getattr(other, name)), name
 
 
 def test_a_whole_run_is_blind_in_every_file_of_its_bundle(worlds: tuple[Prepared, Prepared], tmp_path: Path) -> None:
-    """Through `train` itself. Only the mixture may differ: choosing its weight is what validation is for."""
+    """Through `train` itself. Only the mixture and the text half's share may differ: validation is there to choose
+    them, and where the share is zero the half stays out of the bundle."""
     files: list[dict[str, bytes]] = []
     for number, prepared in enumerate(worlds):
         prepared.write(tmp_path / f"data{number}")
@@ -182,7 +192,9 @@ def test_a_whole_run_is_blind_in_every_file_of_its_bundle(worlds: tuple[Prepared
             tmp_path / f"data{number}", "contrec", "tiny", bundles=tmp_path / "bundles", name="toy", overrides=ONE_EPOCH
         )
         files.append({str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()})
-    assert files[0].keys() == files[1].keys() > {"items.safetensors", "tokenizer/weights.safetensors"}
-    differ = {name for name in files[0] if files[0][name] != files[1][name]}
+    shared = files[0].keys() & files[1].keys()
+    assert shared > {"items.safetensors", "tokenizer/weights.safetensors"}
+    assert all(name.startswith(("text_half/", "hybrid.json")) for name in files[0].keys() ^ files[1].keys())
+    differ = {name for name in shared if files[0][name] != files[1][name]}
     assert "manifest.json" in differ, "it names the data and what validation and test found"
-    assert differ <= {"manifest.json", "mixture.json"}
+    assert differ <= {"manifest.json", "mixture.json", "hybrid.json"}

@@ -80,6 +80,15 @@ class TrunkPart(Part):
         return self
 
 
+class TextHalfPart(Part):
+    """The text half (model/continuous/hybrid.py): a trunk over what items say, its score added to the behaviour's."""
+
+    text_dim: Count  # of the hashed encoder; a sentence encoder brings its own
+    epochs: Annotated[int, Field(ge=0)]
+    dropout: Share
+    weights: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)]
+
+
 class HeadPart(Part):
     """The anchored diffusion head (model/continuous/head.py), trained on the frozen trunk."""
 
@@ -114,3 +123,4 @@ class ContinuousRecipe(Recipe):
     language: LanguagePart
     trunk: TrunkPart
     head: HeadPart
+    text_half: TextHalfPart

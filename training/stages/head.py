@@ -21,7 +21,7 @@ from model.catalogue import Rows
 from model.continuous.backbone import Trunk
 from model.continuous.head import Head, HeadShape, direction_loss, dispersive_loss, draw_times
 from model.continuous.recommender import ContinuousRecommender, Mixture
-from model.continuous.space import ItemSpace
+from model.continuous.space import Space
 from model.recommender import Dials, Floats, UserTokens
 from training.data.prepared import Prepared
 from training.evaluate import Metrics, Scorer, evaluate, paired_bootstrap
@@ -52,7 +52,7 @@ class FittedHead:
 def fit_head(
     prepared: Prepared,
     trunk: Trunk,
-    space: ItemSpace,
+    space: Space,
     part: HeadPart,
     trunk_part: TrunkPart,
     *,

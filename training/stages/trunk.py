@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from model.continuous.backbone import BackboneShape, Trunk
 from model.continuous.head import Head, HeadShape
 from model.continuous.recommender import ContinuousRecommender, Mixture
-from model.continuous.space import ItemSpace
+from model.continuous.space import ItemSpace, Space
 from training.data.prepared import Prepared
 from training.evaluate import evaluate, recommender_scorer
 from training.progress import Progress, silent
@@ -40,7 +41,7 @@ class FittedTrunk:
     """The trunk, the item space it was trained with, and what each epoch gave."""
 
     trunk: Trunk
-    space: ItemSpace
+    space: Space
     epochs: list[dict[str, float]]
     best_epoch: int  # from 1
 
@@ -60,8 +61,11 @@ def fit_trunk(
     progress: Progress = silent,
     checkpoint: Path | None = None,
     keep_every: float = EVERY,
+    make_space: Callable[[Tensor, int], Space] = ItemSpace,
 ) -> FittedTrunk:
-    """tokens (N, K, D) from the tokenizer. Stops after `patience` epochs without a better validation NDCG@10.
+    """tokens (N, K, D) from the tokenizer, or whatever `make_space` makes the item space of.
+
+    Stops after `patience` epochs without a better validation NDCG@10.
 
     trunk: one to tune (training/language.py), else a new one. checkpoint: a file to go on from
     (training/stages/loop.py).
@@ -77,7 +81,7 @@ def fit_trunk(
             shape = BackboneShape(part.width, part.layers, part.heads, part.feed_forward, part.max_history)
             trunk = Trunk(shape, part.dropout)
         trunk = trunk.to(device)
-        space = ItemSpace(tokens, part.width).to(device)
+        space = make_space(tokens, part.width).to(device)
         optimiser = _optimiser(trunk, space, part, given)
         batches = len(windows.batches(size, np.random.default_rng((seed, 0))))
         total = part.epochs * math.ceil(batches / part.accumulate)
@@ -124,7 +128,7 @@ def fit_trunk(
     return FittedTrunk(trunk.eval(), space, place.epochs, place.best_epoch)
 
 
-def anchor_recommender(trunk: Trunk, space: ItemSpace, prepared: Prepared, max_profile: int) -> ContinuousRecommender:
+def anchor_recommender(trunk: Trunk, space: Space, prepared: Prepared, max_profile: int) -> ContinuousRecommender:
     """g(h) alone, in the recommender that serves; the head in it is untrained and unused."""
     width = trunk.backbone.shape.width
     _, items = prepared.train_histories()
@@ -167,7 +171,7 @@ def _mean_before(vectors: Tensor, before: list[Tensor]) -> tuple[Tensor, Tensor]
     return F.embedding_bag(flat.to(vectors.device), vectors, starts.to(vectors.device), mode="mean"), has_profile
 
 
-def _loss(trunk: Trunk, space: ItemSpace, batch: Batch, part: TrunkPart) -> tuple[Tensor, int]:
+def _loss(trunk: Trunk, space: Space, batch: Batch, part: TrunkPart) -> tuple[Tensor, int]:
     vectors = space(part.residual_drop)
     with torch.autocast(vectors.device.type, torch.bfloat16, enabled=part.bf16):
         conditions, targets = read_states(trunk, vectors, batch)

@@ -1,4 +1,4 @@
-"""ContRec: signals, tokenizer, trunk, head.
+"""ContRec: signals, tokenizer, trunk, head, text half.
 
 built = build(recipe, run)
 """
@@ -7,15 +7,21 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from model.continuous.cold import ColdItems
+from model.continuous.cold import ColdItems, ColdWords
+from model.continuous.hybrid import Hybrid
+from model.continuous.recommender import ContinuousRecommender
+from model.continuous.space import ItemSpace, TextSpace
+from model.recommender import Recommender
 from model.text import HASHED, SentenceEncoder, TextEncoder, item_text
 from training.collaborative import spectral
 from training.language import language_trunk
 from training.recipes.continuous import ContinuousRecipe, SignalsPart
 from training.run import Built, Run
 from training.stages.head import fit_head
+from training.stages.text_half import choose_alpha, fit_text_half
 from training.stages.tokenizer import fit_tokenizer
 from training.stages.trunk import fit_trunk
 from training.text import fit_hashed_text
@@ -47,11 +53,46 @@ def build(recipe: ContinuousRecipe, run: Run) -> Built:
         )
         run.report["head"] = {"epochs": head.epochs, "weight": head.mixture.weight, "lead": head.lead}
     anchor = fitted.recommender(prepared, recipe.trunk.max_profile)
-    recommender = anchor.with_head(head.head, head.mixture)
-    recommender.cold = ColdItems(tokenizer, fitted.space.project.weight, encoder, recipe.signals.text_encoder)
+    behaviour = anchor.with_head(head.head, head.mixture)
+    assert isinstance(fitted.space, ItemSpace)
+    behaviour.cold = ColdItems(tokenizer, fitted.space.project.weight, encoder, recipe.signals.text_encoder)
+    beside: dict[str, Recommender] = {"trunk_alone": behaviour if head.mixture.weight == 0 else anchor}
+    recommender: ContinuousRecommender | Hybrid = behaviour
+    if recipe.text_half.epochs:
+        with run.stage("text_half") as checkpoint:
+            words, its = fit_words(recipe, run, texts, encoder, checkpoint)
+        alpha, tried, lead = choose_alpha(
+            behaviour, words, prepared, recipe.text_half.weights, users=recipe.trunk.validation_users, seed=seed
+        )
+        run.report["text_half_fit"] = {**its, "alpha": alpha, "tried": tried, "lead": lead}
+        recommender = Hybrid(behaviour, words, alpha) if alpha > 0 else behaviour
+        beside |= {"behaviour_half": behaviour, "text_half": words}
     fill = functools.partial(recommender.save, include_base=recipe.language.include_base)
-    alone = recommender if head.mixture.weight == 0 else anchor
-    return Built(recommender, fill, {"trunk_alone": alone})
+    return Built(recommender, fill, beside)
+
+
+def fit_words(
+    recipe: ContinuousRecipe, run: Run, texts: Sequence[str], encoder: TextEncoder, checkpoint: Path | None
+) -> tuple[ContinuousRecommender, dict[str, Any]]:
+    """The text half alone, ready for new items, and what its epochs gave."""
+    part, signals = recipe.text_half, recipe.signals
+    if signals.text_encoder == HASHED:
+        encoder = fit_hashed_text(texts, signals.text_buckets, part.text_dim)
+    fitted = fit_text_half(
+        run.prepared,
+        encoder.encode(texts),
+        part,
+        recipe.trunk,
+        seed=run.seed,
+        device=run.device,
+        progress=run.progress,
+        checkpoint=checkpoint,
+        keep_every=run.keep_every,
+    )
+    words = fitted.recommender(run.prepared, recipe.trunk.max_profile)
+    assert isinstance(fitted.space, TextSpace)
+    words.cold = ColdWords(fitted.space.place, encoder, signals.text_encoder)
+    return words, {"epochs": fitted.epochs, "best_epoch": fitted.best_epoch}
 
 
 def _text_encoder(signals: SignalsPart, texts: Sequence[str]) -> TextEncoder:

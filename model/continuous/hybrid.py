@@ -1,0 +1,153 @@
+"""Hybrid retrieval: a behaviour half and a text half, trained apart, asked in one exact inner-product query.
+
+    score(i) = log p_behaviour(i | h) + alpha * log p_text(i | h)
+
+Each half reads the history with a trunk and an item space of its own; their *scores* are added, which beats every
+architecture that fuses them earlier (EnsRec, literature.md 3.1). Both scores are inner products up to a constant of
+the request, so the sum is one too: items [E, b, E_text, b_text], queries [x0_hat, 1, alpha g_text, alpha]. A mixture
+on the behaviour half stays a mixture: each of its vectors carries the same text half. alpha comes from validation and
+travels in the bundle. Knows no file format but its own few lines, no HTTP, no store.
+
+    recommender = Hybrid(behaviour, text, alpha=0.5)
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from model.catalogue import Item, Mask, Rows
+from model.continuous.recommender import ContinuousRecommender
+from model.continuous.retrieval import ContinuousTaste, mix, retrieve_mixture
+from model.index import ItemIndex
+from model.recommender import Dials, Floats, Recommender, UserTokens, Walk
+
+HYBRID = "hybrid.json"  # what tells a bundle with two halves from one with a single half
+
+
+class Hybrid(Recommender):
+    """behaviour, text: two recommenders over one catalogue; the text half answers with one vector, without a head.
+
+    alpha: weight of the text half's log probability, above zero. Raises ValueError where the halves do not fit.
+    """
+
+    kind = "continuous"
+
+    def __init__(self, behaviour: ContinuousRecommender, text: ContinuousRecommender, alpha: float) -> None:
+        super().__init__(behaviour.catalogue)
+        if len(behaviour.catalogue) != len(text.catalogue):
+            raise ValueError(f"the halves hold {len(behaviour.catalogue)} and {len(text.catalogue)} items")
+        if not alpha > 0:
+            raise ValueError(f"alpha is {alpha}; without a text half serve the behaviour half alone")
+        if text.mixture.weight != 0:
+            raise ValueError("the text half must answer with its trunk alone")
+        self.behaviour = behaviour
+        self.text = text
+        self.alpha = alpha
+        self.index = ItemIndex(np.concatenate([behaviour.index.matrix, text.index.matrix], axis=1))
+
+    def with_alpha(self, alpha: float) -> Hybrid:
+        """The same halves in another proportion."""
+        twin = copy.copy(self)
+        twin.alpha = alpha
+        return twin
+
+    def with_items(self, items: Sequence[Item]) -> Hybrid:
+        twin = copy.copy(self)
+        twin.behaviour, twin.text = self.behaviour.with_items(items), self.text.with_items(items)
+        twin.catalogue = twin.behaviour.catalogue
+        # The halves place the same rows anew: those behind what this snapshot had, and those whose text changed.
+        old, behaviour, text = len(self.catalogue), twin.behaviour.index.matrix, twin.text.index.matrix
+        rows = np.unique(self.catalogue.rows(item.item_id for item in items))
+        joined = np.concatenate([behaviour[rows], text[rows]], axis=1)
+        moved = ~(joined == self.index.matrix[rows]).all(axis=1)
+        added = np.concatenate([behaviour[old:], text[old:]], axis=1)
+        twin.index = self.index.extended(added, rows[moved], joined[moved])
+        return twin
+
+    # ------------------------------------------------------------------------------------------------------------
+    # The three steps
+
+    def encode(self, histories: Sequence[Rows]) -> list[UserTokens]:
+        """condition: (W + W_text,) both trunks' states; profile: the behaviour half's."""
+        return [
+            UserTokens(np.concatenate([mine.condition, words.condition]), mine.profile)
+            for mine, words in zip(self.behaviour.encode(histories), self.text.encode(histories), strict=True)
+        ]
+
+    def generate(self, tokens: Sequence[UserTokens], dials: Sequence[Dials]) -> list[ContinuousTaste]:
+        """Vectors (M, W + 1 + W_text + 1). explore turns the behaviour half; the text half stays what it is."""
+        mine = self.behaviour.generate([self.behaviour_tokens(token) for token in tokens], dials)
+        words = self.text.generate([self.text_tokens(token) for token in tokens], [Dials()] * len(tokens))
+        return [self._joined(*pair) for pair in zip(mine, words, strict=True)]
+
+    def _joined(self, mine: ContinuousTaste, words: ContinuousTaste) -> ContinuousTaste:
+        alpha = np.float32(self.alpha)
+        repeated = np.repeat(alpha * words.vectors, len(mine.vectors), axis=0)
+        probability = None
+        if mine.probability is not None and words.probability is not None:
+            probability = mine.probability * words.probability**alpha
+        return ContinuousTaste(
+            vectors=np.concatenate([mine.vectors, repeated], axis=1),
+            log_weights=mine.log_weights + alpha * words.log_weights,
+            probability=probability,
+        )
+
+    def behaviour_tokens(self, token: UserTokens) -> UserTokens:
+        """What the behaviour half made of the history."""
+        return UserTokens(token.condition[: self.behaviour.index.dimensions - 1], token.profile)
+
+    def text_tokens(self, token: UserTokens) -> UserTokens:
+        """What the text half made of it."""
+        return UserTokens(token.condition[self.behaviour.index.dimensions - 1 :], token.profile)
+
+    def retrieve(self, taste: ContinuousTaste, eligible: Mask, k: int) -> tuple[Rows, Floats]:
+        return retrieve_mixture(self.index, taste, eligible, k)
+
+    def score(self, taste: ContinuousTaste) -> Floats:
+        return mix(taste.vectors @ self.index.matrix.T, taste.log_weights)
+
+    def score_rows(self, taste: ContinuousTaste, rows: Rows) -> Floats:
+        return mix(taste.vectors @ self.index.matrix[rows].T, taste.log_weights)
+
+    def neighbours(self, rows: Rows, eligible: Mask, k: int) -> tuple[Rows, Floats]:
+        return self.behaviour.neighbours(rows, eligible, k)
+
+    # ------------------------------------------------------------------------------------------------------------
+    # For lists, reasons and the eye: the behaviour half's space
+
+    def unit_vectors(self, rows: Rows) -> Floats:
+        return self.behaviour.unit_vectors(rows)
+
+    def item_vectors(self) -> Floats:
+        return self.behaviour.item_vectors()
+
+    def trace(self, tokens: Sequence[UserTokens], dials: Sequence[Dials]) -> list[tuple[Walk, ...]]:
+        return self.behaviour.trace([self.behaviour_tokens(token) for token in tokens], dials)
+
+    # ------------------------------------------------------------------------------------------------------------
+    # Files of a bundle
+
+    def save(self, folder: Path, *, include_base: bool = True) -> None:
+        """The behaviour half as it lies in a bundle of its own, the text half in text_half/, and alpha."""
+        self.behaviour.save(folder, include_base=include_base)
+        (folder / "text_half").mkdir()
+        self.text.save(folder / "text_half")
+        (folder / "text_half" / "catalogue.jsonl").unlink()  # the same as the one above it
+        (folder / HYBRID).write_text(json.dumps({"alpha": self.alpha}) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "cpu") -> Hybrid:
+        """Reads what `save` wrote; the caller has verified the bundle."""
+        behaviour = ContinuousRecommender.load(folder, device)
+        text = ContinuousRecommender.load(folder / "text_half", device, catalogue=behaviour.catalogue)
+        return cls(behaviour, text, json.loads((folder / HYBRID).read_text(encoding="utf-8"))["alpha"])
+
+
+def load_continuous(folder: Path, device: str = "cpu") -> Recommender:
+    """A bundle of kind `continuous`, with or without a text half; the caller has verified it."""
+    return (Hybrid if (folder / HYBRID).exists() else ContinuousRecommender).load(folder, device)

@@ -1,0 +1,139 @@
+"""Two halves, one query: the sum of two log probabilities, exact retrieval, new items, and a bundle of both."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model import load_recommender
+from model.bundle import write_bundle
+from model.catalogue import Item
+from model.continuous.cold import ColdWords
+from model.continuous.hybrid import Hybrid
+from model.continuous.recommender import ContinuousRecommender
+from model.continuous.space import TextSpace
+from model.recommender import Dials, Recommender, best
+from model.text import HASHED, item_text
+from tests.contracts.recommender_contract import HISTORIES, ITEMS, WORLD, RecommenderContract, everything, rows_of
+from tests.model import fitted as toy
+from training.stages.text_half import choose_alpha, fit_text_half
+from training.text import fit_hashed_text
+
+NEW = [Item("new-1", text="Part 5 of the harbour walk."), Item("new-2", "Orchard part 3", ("orchard",))]
+
+
+@functools.cache
+def words() -> ContinuousRecommender:
+    """The text half of the toy walks; fitted once a session."""
+    whole = toy.fitted()
+    texts = [item_text(item) for item in whole.prepared.catalogue]
+    encoder = fit_hashed_text(texts, 256, 24)
+    part = whole.recipe.text_half.model_copy(update={"epochs": 4, "dropout": 0.0})
+    fitted = fit_text_half(whole.prepared, encoder.encode(texts), part, whole.recipe.trunk, seed=0)
+    half = fitted.recommender(whole.prepared, whole.recipe.trunk.max_profile)
+    assert isinstance(fitted.space, TextSpace)
+    half.cold = ColdWords(fitted.space.place, encoder, HASHED)
+    return half
+
+
+def hybrid(weight: float = 0.5, alpha: float = 0.5) -> Hybrid:
+    return Hybrid(toy.fitted().recommender(weight), words(), alpha)
+
+
+class _Hybrid(RecommenderContract):
+    weight: float
+
+    def build(self) -> Recommender:
+        return hybrid(self.weight)
+
+    def answers_visible_by_eye(self, recommender: Recommender) -> None:
+        for history, answer in (([0, 1, 2, 3], 4), ([15, 16, 17], 18), ([9, 10, 11], 0)):
+            rows, _ = recommender.recommend(rows_of(*history), k=1)
+            assert rows.tolist() == [answer]
+        near, _ = recommender.neighbours(rows_of(3, 4), everything(), 4)
+        assert (near < WORLD).all(), "neighbours are of the same world"
+
+
+class TestHybridOfTrunks(_Hybrid):
+    weight = 0.0
+
+
+class TestHybridWithMixture(_Hybrid):
+    weight = 0.5
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("explore", [0.0, 0.6])
+def test_the_score_is_the_sum_of_both_log_probabilities(weight: float, explore: float) -> None:
+    both, dials = hybrid(weight, alpha=0.7), Dials(explore, seed=3)
+    for history in HISTORIES:
+        (taste,) = both.generate(both.encode([history]), [dials])
+        (mine,) = both.behaviour.generate(both.behaviour.encode([history]), [dials])
+        (its,) = both.text.generate(both.text.encode([history]), [Dials()])
+        expected = both.behaviour.score(mine) + 0.7 * both.text.score(its)
+        np.testing.assert_allclose(both.score(taste), expected, atol=2e-4)
+        rows, scores = both.retrieve(taste, everything(), 7)
+        plain_rows, plain_scores = best(both.score(taste), everything(), 7)
+        np.testing.assert_array_equal(rows, plain_rows)
+        np.testing.assert_allclose(scores, plain_scores, atol=2e-4)
+
+
+def test_halves_that_do_not_fit_are_refused() -> None:
+    behaviour = toy.fitted().recommender(0.5)
+    with pytest.raises(ValueError, match="serve the behaviour half alone"):
+        Hybrid(behaviour, words(), 0.0)
+    with pytest.raises(ValueError, match="24 and 25 items"):
+        Hybrid(behaviour, words().with_items(NEW[:1]), 0.5)
+    with pytest.raises(ValueError, match="trunk alone"):
+        Hybrid(behaviour, behaviour, 0.5)
+
+
+def test_new_items_get_a_place_in_both_halves() -> None:
+    known = hybrid()
+    grown = known.with_items(NEW[:1]).with_items(NEW[1:])
+    rebuilt = Hybrid(grown.behaviour, grown.text, grown.alpha)
+    np.testing.assert_array_equal(grown.index.matrix, rebuilt.index.matrix)
+    with torch.no_grad():
+        text = words().cold.encoder.encode(NEW)  # type: ignore[union-attr]
+        expected = words().cold.place(text)  # type: ignore[union-attr]
+    torch.testing.assert_close(grown.text.vectors[ITEMS:], expected, atol=1e-5, rtol=1e-5)
+    assert len(known.catalogue) == ITEMS, "the snapshot before stays as it is"
+    moved = grown.with_items([Item("new-1", text="Part 9 of the orchard walk.")])
+    assert (moved.index.matrix[ITEMS] != grown.index.matrix[ITEMS]).any()
+    np.testing.assert_array_equal(moved.index.matrix[:ITEMS], grown.index.matrix[:ITEMS])
+    rows, _ = grown.recommend(rows_of(0, 1, 2, 3), k=ITEMS + 2, seen=rows_of())
+    assert sorted(rows.tolist()) == list(range(ITEMS + 2))
+
+
+def test_a_bundle_gives_both_halves_back(tmp_path: Path) -> None:
+    both = hybrid(0.5, alpha=0.25)
+    path = write_bundle(
+        tmp_path, "toy", kind=both.kind, recipe="toy", config={}, data_fingerprint="f", metrics={}, fill=both.save
+    )
+    back = load_recommender(path)
+    assert isinstance(back, Hybrid)
+    assert back.alpha == 0.25
+    for one, other in ((both, back), (both.with_items(NEW), back.with_items(NEW))):
+        for history in HISTORIES:
+            for found, expected in zip(one.recommend(history, 9), other.recommend(history, 9), strict=True):
+                np.testing.assert_array_equal(found, expected)
+
+
+def test_alpha_is_the_best_of_validation_where_its_lead_is_sure_and_none_where_it_is_not() -> None:
+    whole = toy.fitted()
+    weak = whole.recommender(0.0)
+    alpha, tried, lead = choose_alpha(weak, words(), whole.prepared, (0.0, 0.5, 1.0), users=1000, seed=0)
+    assert set(tried) == {"0", "0.5", "1"}
+    best_tried = max(("0.5", "1"), key=lambda name: tried[name])
+    assert lead[0] == pytest.approx(tried[best_tried] - tried["0"])
+    assert alpha == (float(best_tried) if lead[1] > 0 else 0.0)
+    # A text half that says the opposite of what it knows can only harm, and is left out.
+    wrong = copy.copy(words())
+    wrong.trunk = copy.deepcopy(words().trunk)
+    wrong.trunk.anchor.weight.data.neg_()
+    assert choose_alpha(weak, wrong, whole.prepared, (1.0,), users=1000, seed=0)[0] == 0.0
