@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,9 +24,11 @@ from model.recommender import Dials, Floats, UserTokens
 from training.data.prepared import Prepared
 from training.evaluate import Metrics, Scorer, evaluate, paired_bootstrap
 from training.progress import Progress, silent
-from training.recipes.continuous import TextHalfPart, TrunkPart
 from training.stages.loop import EVERY
 from training.stages.trunk import FittedTrunk, fit_trunk
+
+if TYPE_CHECKING:  # a fit function runs where pydantic is not
+    from training.recipes.continuous import TextHalfPart, TrunkPart
 
 
 def fit_text_half(

@@ -135,7 +135,7 @@ def anchor_recommender(trunk: Trunk, space: Space, prepared: Prepared, max_profi
     counts = np.bincount(items, minlength=len(prepared.catalogue)).astype(np.int64)
     with torch.no_grad():
         vectors, bias = space().float().clone(), space.bias.float().clone()
-    with torch.random.fork_rng(devices=[]):  # its weights are drawn for nothing: leave the caller's generator alone
+    with own_randomness(0):  # drawn for nothing, but a text half takes them along into its bundle
         head = Head(HeadShape(width, hidden=8, blocks=1, norm=1.0))
     return ContinuousRecommender(
         prepared.catalogue,
