@@ -15,7 +15,7 @@ import torch
 
 from model import load_recommender
 from model.bundle import MANIFEST, active, list_bundles, read_manifest
-from model.continuous.recommender import ContinuousRecommender
+from model.continuous.hybrid import Hybrid
 from model.continuous.tokenizer import Tokenizer
 from model.text import HashedText
 from training.baselines import fit_baselines
@@ -46,6 +46,7 @@ QUICK = (
     "head.hidden=32",
     "head.epochs=2",
     "head.steps_per_epoch=10",
+    "text_half.epochs=2",
 )
 
 
@@ -153,9 +154,12 @@ def test_the_loaded_bundle_scores_what_the_report_and_the_manifest_say(demo: Pre
     reached = [epoch["ndcg@10"] for epoch in trained.report["trunk"]["epochs"]]
     for epoch in trained.report["head"]["epochs"]:
         reached += [value for name, value in epoch.items() if name.startswith("ndcg@10")]
-    assert trained.report["metrics"]["validation"]["ndcg@10"] == pytest.approx(max(reached), abs=1e-9)
-    assert isinstance(recommender, ContinuousRecommender)
-    assert recommender.mixture.weight == trained.report["head"]["weight"]
+    words = trained.report["text_half_fit"]
+    assert words["tried"]["0"] == pytest.approx(max(reached), abs=1e-9), "the behaviour half alone"
+    assert trained.report["metrics"]["validation"]["ndcg@10"] == pytest.approx(words["tried"][f"{words['alpha']:g}"])
+    assert isinstance(recommender, Hybrid), "what the synthetic items say tells their world"
+    assert recommender.alpha == words["alpha"] > 0
+    assert recommender.behaviour.mixture.weight == trained.report["head"]["weight"]
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -170,12 +174,13 @@ def test_the_report_holds_losses_seconds_memory_and_the_trunk_alone(trained: Tra
     assert 1 <= report["trunk"]["best_epoch"] <= 3
     assert len(report["head"]["epochs"]) == 2
     assert {"loss", "direction", "dispersive"} <= set(report["head"]["epochs"][0])
-    stages = {"signals", "tokenizer", "trunk", "head", "evaluation"}
+    stages = {"signals", "tokenizer", "trunk", "head", "text_half", "evaluation"}
     assert set(report["seconds"]) == set(report["peak_rss_mib"]) == stages
     assert all(seconds >= 0 for seconds in report["seconds"].values())
     assert report["seconds"]["trunk"] > 0
     assert all(50 < peak < 100_000 for peak in report["peak_rss_mib"].values()), "MiB, not bytes or pages"
-    assert 0 < report["trunk_alone"]["ndcg@10"] < 1
+    for alone in ("trunk_alone", "behaviour_half", "text_half"):
+        assert 0 < report[alone]["ndcg@10"] < 1
     assert report["tokenizer"]["effective_rank"] > 4, "the tokens of real signals do not collapse"
 
 
@@ -195,6 +200,7 @@ def test_progress_counts_every_epoch_of_every_stage(trained: Trained) -> None:
         *(("tokenizer", epoch, 5) for epoch in range(1, 6)),
         *(("trunk", epoch, 3) for epoch in range(1, 4)),
         *(("head", epoch, 2) for epoch in range(1, 3)),
+        *(("text half", epoch, 2) for epoch in range(1, 3)),
     ]
     assert all(math.isfinite(value) for *_, values in trained.told for value in values.values())
     assert [values for stage, _, _, values in trained.told if stage == "trunk"] == trained.report["trunk"]["epochs"]
