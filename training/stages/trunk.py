@@ -180,7 +180,7 @@ def _loss(trunk: Trunk, space: Space, batch: Batch, part: TrunkPart) -> tuple[Te
     return loss, len(targets)
 
 
-def _optimiser(trunk: Trunk, space: ItemSpace, part: TrunkPart, given: bool) -> torch.optim.Optimizer:
+def _optimiser(trunk: Trunk, space: Space, part: TrunkPart, given: bool) -> torch.optim.Optimizer:
     """given: the language model inside the trunk was trained before, and has a rate of its own."""
     known = {id(p) for p in trunk.backbone.lm.parameters()} if given else set()
     groups = []
