@@ -57,7 +57,7 @@ def train(
     chosen = load_recipe(recipe, size, overrides)
     prepared = Prepared.read(prepared_dir)
     _refuse_too_little(prepared)
-    _reproducibly()
+    reproducibly()
     if runs is None:
         return _train(chosen, Run(prepared, seed, device, progress), bundles, name, baselines)
     with run_folder(runs, identity(prepared, chosen, seed), fresh=fresh) as folder:
@@ -126,7 +126,8 @@ def _refuse_too_little(prepared: Prepared) -> None:
             raise DataError(f"no user has a {part} target: the data is too small for this split")
 
 
-def _reproducibly() -> None:
+def reproducibly() -> None:
+    """The same seed, the same weights, on the same machine and library versions: torch's settings for that."""
     torch.use_deterministic_algorithms(True)
     # Nothing here reads memory before it is written; filling it first cost a seventh of an epoch.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -39,6 +39,11 @@ class Ask:
         """Where parts that rows share are kept."""
         return RUNS / self.set_name
 
+    @property
+    def prepared_folder(self) -> Path:
+        """Where the prepared arrays lie."""
+        return RUNS / "prepared" / self.set_name
+
 
 @dataclass(frozen=True, slots=True)
 class Fitted:

@@ -1,0 +1,220 @@
+"""The rows that are trained: a plain SASRec, a trunk over words alone, their ensemble, and ContRec with its parts.
+
+What two rows share is fitted once: ContRec's bundle lies under runs/quality/<set>/bundles, and its text half is also
+the `text-only` row and the ensemble's expert, so that the ensemble has whatever ours has. SASRec is the same trunk
+with a free vector an item, trained by the same code with the same settings.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bench.quality.models import Ask, Fitted, added, row
+from model import load_recommender
+from model.catalogue import Rows
+from model.continuous.hybrid import Hybrid
+from model.continuous.recommender import ContinuousRecommender
+from model.continuous.space import TableSpace
+from model.recommender import Dials, Floats, Recommender
+from training.evaluate import Scorer, evaluate, recommender_scorer
+from training.recipe import load_recipe
+from training.recipes.continuous import ContinuousRecipe
+from training.stages.trunk import fit_trunk
+from training.train import reproducibly, train
+
+WEIGHTS = (0.25, 0.5, 0.75, 1.0)  # of the second expert in an ensemble: the same that ContRec's alpha is chosen among
+
+
+def settings(ask: Ask) -> list[str]:
+    """--set overrides of the recipe `small` for this set."""
+    return [f"trunk.{key}={value}" for key, value in ask.set.trunk.items()]
+
+
+def contrec_bundle(ask: Ask, recipe: str = "contrec", overrides: Sequence[str] = ()) -> tuple[Path, dict[str, Any]]:
+    """The bundle of a recipe for this set and seed, trained on first use, and its report."""
+    name = "-".join([recipe, *(override.replace("=", "-") for override in overrides), str(ask.seed)])
+    root, note = ask.folder / "bundles", ask.folder / "bundles" / f"{name}.json"
+    if not note.exists():
+        path = train(
+            ask.prepared_folder,
+            recipe,
+            "small",
+            bundles=root,
+            name=name.replace("[", "").replace("]", "").replace(" ", "")[:60],
+            seed=ask.seed,
+            overrides=[*settings(ask), *overrides],
+            runs=ask.folder / "runs",
+            progress=told,
+        )
+        note.write_text(json.dumps({"path": str(path)}), encoding="utf-8")
+    path = Path(json.loads(note.read_text(encoding="utf-8"))["path"])
+    report = json.loads((path.parent / f"{path.name}.report.json").read_text(encoding="utf-8"))
+    return path, report
+
+
+def told(stage: str, epoch: int, of: int, values: Any) -> None:
+    """A line an epoch, for the log of a long run."""
+    print(f"{stage} {epoch}/{of} " + " ".join(f"{k}={v:.4f}" for k, v in values.items()), flush=True)  # noqa: T201
+
+
+def parameters(*recommenders: ContinuousRecommender) -> int:
+    """Numbers in trunk, head (where it is asked) and item vectors with their biases."""
+    total = 0
+    for recommender in recommenders:
+        total += sum(p.numel() for p in recommender.trunk.parameters()) + recommender.index.matrix.size
+        if recommender.mixture.weight > 0:
+            total += sum(p.numel() for p in recommender.head.parameters())
+    return total
+
+
+def halves(recommender: Recommender) -> tuple[ContinuousRecommender, ContinuousRecommender | None]:
+    """Behaviour and text half of a bundle; None where validation left the text half out."""
+    if isinstance(recommender, Hybrid):
+        return recommender.behaviour, recommender.text
+    assert isinstance(recommender, ContinuousRecommender)
+    return recommender, None
+
+
+@row("sasrec-ce", "baselines", seeds=3)
+def sasrec_ce(ask: Ask) -> Fitted:
+    """A causal transformer over free item vectors, full catalogue softmax, every position (SASRec as it should be)."""
+    recommender, seconds, configuration = _sasrec(ask)
+    return Fitted(recommender_scorer(recommender), parameters(recommender), configuration, seconds)
+
+
+def _sasrec(ask: Ask) -> tuple[ContinuousRecommender, float, dict[str, Any]]:
+    recipe = load_recipe("contrec", "small", settings(ask))
+    assert isinstance(recipe, ContinuousRecipe)
+    folder = ask.folder / "sasrec-ce" / str(ask.seed)
+    seconds = 0.0
+    if not (folder / "seconds.json").exists():
+        started = time.perf_counter()
+        reproducibly()
+        nothing = torch.zeros(len(ask.prepared.catalogue), 1, 1)
+        folder.mkdir(parents=True, exist_ok=True)
+        fitted = fit_trunk(
+            ask.prepared,
+            nothing,
+            recipe.trunk,
+            seed=ask.seed,
+            make_space=TableSpace,
+            progress=told,
+            checkpoint=folder / "trunk.safetensors",
+        )
+        part = folder / "model"
+        part.mkdir(exist_ok=True)
+        fitted.recommender(ask.prepared, recipe.trunk.max_profile).save(part)
+        seconds = time.perf_counter() - started
+        (folder / "seconds.json").write_text(json.dumps(seconds), encoding="utf-8")
+    else:
+        seconds = json.loads((folder / "seconds.json").read_text(encoding="utf-8"))
+    return ContinuousRecommender.load(folder / "model"), seconds, {"trunk": recipe.trunk.model_dump(mode="json")}
+
+
+@row("text-only", "baselines", seeds=1)
+def text_only(ask: Ask) -> Fitted:
+    """ContRec's text half alone: a trunk over what the items say."""
+    path, report = contrec_bundle(ask)
+    words = _words(path)
+    return Fitted(recommender_scorer(words), parameters(words), {"text_encoder": _encoder(path)}, _seconds(report))
+
+
+@row("id-text-ensemble", "baselines", seeds=3)
+def id_text_ensemble(ask: Ask) -> Fitted:
+    """SASRec-CE and the text-only trunk, log probabilities added; the weight from validation."""
+    recommender, seconds, _ = _sasrec(ask)
+    path, report = contrec_bundle(ask)
+    words = _words(path)
+    first, second = once(recommender), once(words)
+    tried = {
+        weight: evaluate(added(first, second, weight), ask.prepared, "validation", users=6000, seed=ask.seed).ndcg(10)
+        for weight in WEIGHTS
+    }
+    weight = max(tried, key=lambda weight: tried[weight])
+    return Fitted(
+        added(first, second, weight),
+        parameters(recommender, words),
+        {"weight": weight, "tried": tried, "text_encoder": _encoder(path)},
+        seconds + report["seconds"].get("text_half", 0.0),
+    )
+
+
+@row("contrec", "ours", seeds=3)
+def contrec(ask: Ask) -> Fitted:
+    """What `contrec train` publishes and the service serves."""
+    path, report = contrec_bundle(ask)
+    recommender = load_recommender(path)
+    mine, words = halves(recommender)
+    notes = {key: report[key] for key in ("tokenizer", "text_half_fit", "head") if key in report}
+    return Fitted(
+        recommender_scorer(recommender),
+        parameters(mine, *([words] if words else [])),
+        {"alpha": recommender.alpha if isinstance(recommender, Hybrid) else 0.0, "lambda": mine.mixture.weight},
+        _seconds(report),
+        notes,
+    )
+
+
+@row("contrec-without-text", "parts of contrec", seeds=1)
+def contrec_without_text(ask: Ask) -> Fitted:
+    """The behaviour half with whatever mixture validation chose."""
+    path, report = contrec_bundle(ask)
+    mine, _ = halves(load_recommender(path))
+    return Fitted(recommender_scorer(mine), parameters(mine), {"lambda": mine.mixture.weight}, _seconds(report))
+
+
+def _with_mixture(samples: int, weight: float) -> Callable[[Ask], Fitted]:
+    def fit(ask: Ask) -> Fitted:
+        path, report = contrec_bundle(ask)
+        mine, _ = halves(load_recommender(path))
+        mixture = type(mine.mixture)(samples, mine.mixture.times, weight)
+        asked = mine.with_head(mine.head, mixture)
+        return Fitted(
+            recommender_scorer(asked), parameters(asked), {"lambda": weight, "samples": samples}, _seconds(report)
+        )
+
+    return fit
+
+
+row("contrec-trunk-only", "parts of contrec")(_with_mixture(1, 0.0))
+row("contrec-one-sample", "parts of contrec")(_with_mixture(1, 1.0))
+row("contrec-mixture-half", "parts of contrec")(_with_mixture(8, 0.5))
+row("contrec-mixture-alone", "parts of contrec")(_with_mixture(8, 1.0))
+
+
+def once(recommender: Recommender) -> Scorer:
+    """The recommender's scorer, reading each history only once however often it is asked."""
+    known: dict[int, Any] = {}
+
+    def scorer(users: NDArray[np.int64], histories: list[Rows]) -> Floats:
+        keys = [hash((user, history.tobytes())) for user, history in zip(users.tolist(), histories, strict=True)]
+        new = [n for n, key in enumerate(keys) if key not in known]
+        encoded = recommender.encode([histories[n] for n in new])
+        known.update(zip((keys[n] for n in new), encoded, strict=True))
+        tastes = recommender.generate([known[key] for key in keys], [Dials()] * len(keys))
+        return np.stack([recommender.score(taste) for taste in tastes])
+
+    return scorer
+
+
+def _words(path: Path) -> ContinuousRecommender:
+    _, words = halves(load_recommender(path))
+    if words is None:
+        raise ValueError(f"validation left the text half out of {path}: there is no text-only row on this set")
+    return words
+
+
+def _encoder(path: Path) -> str:
+    return str(json.loads((path / "text" / "encoder.json").read_text(encoding="utf-8"))["encoder"])
+
+
+def _seconds(report: dict[str, Any]) -> float:
+    return float(sum(report["seconds"].values()))
