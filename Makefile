@@ -3,6 +3,7 @@
 #   make demo    trains and serves a small recommender on http://127.0.0.1:8000 (PORT= changes it)
 #   make test    runs the tests
 #   make bench-serving  measures the server over the loopback, about four minutes
+#   make nightly what is too long for every change
 #   make check   lint, format and types          make fix    repairs what can be repaired by itself
 #   make bench-quality  the table of docs/quality, cell by cell
 #   make env     only the environment            make clean  removes what these commands made
@@ -21,13 +22,17 @@ export PIP_ROOT_USER_ACTION := ignore
 export PIP_NO_INPUT := 1
 
 .DELETE_ON_ERROR:
-.PHONY: demo test check fix env env-dev clean bench-quality bench-serving
+.PHONY: demo test check fix env env-dev clean bench-quality bench-serving nightly
 
 demo: $(VENV)/.run
 	@$(BIN)/contrec demo --port $(PORT) --folder $(DEMO)
 
 test: $(VENV)/.dev
 	@$(BIN)/pytest $(ARGS)
+
+# Each line is one long thing, and may be run alone.
+nightly: $(VENV)/.dev
+	@CONTREC_FUZZ=20000 $(BIN)/pytest tests/service/test_service_fuzz.py tests/service/test_service_schema.py
 
 bench-serving: $(VENV)/.dev
 	@$(BIN)/python -m bench.serving --out bench/serving/results/latest.json $(ARGS)

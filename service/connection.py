@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
+from uuid import uuid4
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -150,7 +151,8 @@ def refusal(code: ErrorCode, message: str) -> bytes:
     body = json.dumps({"error": {"code": code, "message": message}}, separators=(",", ":")).encode()
     retry = b"retry-after: 1\r\n" if code is ErrorCode.OVERLOADED else b""
     head = STATUS_LINE[STATUS[code]] + b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)
-    return head + retry + b"x-content-type-options: nosniff\r\nconnection: close\r\n\r\n" + body
+    head += retry + b"x-request-id: %s\r\n" % uuid4().hex.encode()
+    return head + b"x-content-type-options: nosniff\r\nconnection: close\r\n\r\n" + body
 
 
 def bounded(limits: Limits, count: Callable[[ErrorCode], None]) -> type[BoundedProtocol]:

@@ -35,7 +35,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
 
 
 def _describe(operation: dict[str, Any], needed: Scope | Door) -> None:
-    codes = [ErrorCode.MISDIRECTED_REQUEST]
+    codes = [ErrorCode.MISDIRECTED_REQUEST, ErrorCode.HEADERS_TOO_LARGE]
     if needed is not Door.PROBE:
         codes.append(ErrorCode.RATE_LIMITED)
     if isinstance(needed, Scope):

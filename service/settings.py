@@ -20,7 +20,7 @@ from service.stores import check_address
 PREFIX = "CONTREC_"
 
 # Variables with our prefix that belong to other rooms; every other unknown one is a likely slip of the pen.
-_ELSEWHERE = frozenset({"CONTREC_DATA", "CONTREC_DEBUG", "CONTREC_REQUIRE"})
+_ELSEWHERE = frozenset({"CONTREC_DATA", "CONTREC_DEBUG", "CONTREC_FUZZ", "CONTREC_REQUIRE"})
 
 
 class SettingsError(Exception):

@@ -79,6 +79,7 @@ def typed(received: bytes, code: ErrorCode) -> None:
     assert head.startswith(b"HTTP/1.1 %d " % STATUS[code]), received
     assert json.loads(body)["error"]["code"] == code, received
     assert b"connection: close" in head.lower()
+    assert b"x-request-id: " in head.lower()
 
 
 # ------------------------------------------------------------------------------------------------------------ slow

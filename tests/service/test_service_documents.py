@@ -71,7 +71,7 @@ async def test_openapi_names_every_route_field_and_refusal() -> None:
     lists = {"/popular", "/items/{item_id}/similar"}
     assert set(document["paths"]) >= {"/recommend", "/rank", "/events", "/items/{item_id}", "/users/{user_id}", *lists}
     recommend = document["paths"]["/recommend"]["post"]
-    refusals = {"400", "401", "403", "408", "413", "415", "421", "422", "429", "500"}
+    refusals = {"400", "401", "403", "408", "413", "415", "421", "422", "429", "431", "500"}
     assert set(recommend["responses"]) == {"200", *refusals}
     assert "503" in document["paths"]["/events"]["post"]["responses"]
     schema = document["components"]["schemas"]["RecommendRequest"]
