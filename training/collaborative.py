@@ -1,6 +1,6 @@
 """Collaborative item embeddings from training interactions: spectral, by truncated SVD.
 
-It knows arrays and nothing of users' order, text or models. LightGCN comes as an alternative later.
+It knows arrays and nothing of users' order, text or models. LightGCN is the alternative (stages/lightgcn.py).
 
     embedding, known = spectral(offsets, items, catalogue_size, dim=64)
 """

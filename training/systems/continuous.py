@@ -15,11 +15,11 @@ from model.continuous.hybrid import Hybrid
 from model.continuous.recommender import ContinuousRecommender
 from model.continuous.space import ItemSpace, TextSpace
 from model.recommender import Recommender
-from model.text import HASHED, SentenceEncoder, TextEncoder, item_text
-from training.collaborative import spectral
+from model.text import HASHED, TextEncoder
 from training.language import language_trunk
-from training.recipes.continuous import ContinuousRecipe, SignalsPart
+from training.recipes.continuous import ContinuousRecipe
 from training.run import Built, Run
+from training.signals import item_signals
 from training.stages.head import fit_head
 from training.stages.text_half import choose_alpha, fit_text_half
 from training.stages.tokenizer import fit_tokenizer
@@ -31,15 +31,17 @@ def build(recipe: ContinuousRecipe, run: Run) -> Built:
     """Fits every stage. Raises ValueError with one sentence where a stage comes to nothing."""
     prepared, seed = run.prepared, run.seed
     where: Any = {"device": run.device, "progress": run.progress, "keep_every": run.keep_every}
-    with run.stage("signals"):
-        offsets, items = prepared.train_histories()
-        collaborative, known = spectral(offsets, items, len(prepared.catalogue), recipe.signals.spectral_dim)
-        texts = [item_text(item) for item in prepared.catalogue]
-        encoder = _text_encoder(recipe.signals, texts)
-        text = encoder.encode(texts)
+    with run.stage("signals") as checkpoint:
+        signals = item_signals(recipe.signals, run, checkpoint)
     with run.stage("tokenizer") as checkpoint:
         tokenizer, tokens, run.report["tokenizer"] = fit_tokenizer(
-            collaborative, known, text, recipe.tokenizer, seed=seed, checkpoint=checkpoint, **where
+            signals.collaborative,
+            signals.known,
+            signals.text,
+            recipe.tokenizer,
+            seed=seed,
+            checkpoint=checkpoint,
+            **where,
         )
     with run.stage("trunk") as checkpoint:
         trunk = None
@@ -55,12 +57,12 @@ def build(recipe: ContinuousRecipe, run: Run) -> Built:
     anchor = fitted.recommender(prepared, recipe.trunk.max_profile)
     behaviour = anchor.with_head(head.head, head.mixture)
     assert isinstance(fitted.space, ItemSpace)
-    behaviour.cold = ColdItems(tokenizer, fitted.space.project.weight, encoder, recipe.signals.text_encoder)
+    behaviour.cold = ColdItems(tokenizer, fitted.space.project.weight, signals.encoder, recipe.signals.text_encoder)
     beside: dict[str, Recommender] = {"trunk_alone": behaviour if head.mixture.weight == 0 else anchor}
     recommender: ContinuousRecommender | Hybrid = behaviour
     if recipe.text_half.epochs:
         with run.stage("text_half") as checkpoint:
-            words, its = fit_words(recipe, run, texts, encoder, checkpoint)
+            words, its = fit_words(recipe, run, signals.texts, signals.encoder, checkpoint)
         alpha, tried, lead = choose_alpha(
             behaviour, words, prepared, recipe.text_half.weights, users=recipe.trunk.validation_users, seed=seed
         )
@@ -93,9 +95,3 @@ def fit_words(
     assert isinstance(fitted.space, TextSpace)
     words.cold = ColdWords(fitted.space.place, encoder, signals.text_encoder)
     return words, {"epochs": fitted.epochs, "best_epoch": fitted.best_epoch}
-
-
-def _text_encoder(signals: SignalsPart, texts: Sequence[str]) -> TextEncoder:
-    if signals.text_encoder == HASHED:
-        return fit_hashed_text(texts, signals.text_buckets, signals.text_dim)
-    return SentenceEncoder(signals.text_encoder)
