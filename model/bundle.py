@@ -298,13 +298,17 @@ def list_bundles(root: Path, name: str) -> list[Entry]:
 
 def activate(root: Path, name: str, version: str) -> Path:
     """Makes a version the active one, after verifying it. Returns its path. Raises BundleError."""
-    home = _home(root, name)
-    path = home / _checked(version, "version")
+    home, path = _home(root, name), path_of(root, name, version)
     verify(path)
     chosen, _ = _current(home)
     if version != chosen:
         _point(home, version, previous=chosen)
     return path
+
+
+def path_of(root: Path, name: str, version: str) -> Path:
+    """Where a version lies, whether or not it is there. Raises BundleError for what is no name or version."""
+    return _home(root, name) / _checked(version, "version")
 
 
 def active(root: Path, name: str) -> Path | None:

@@ -42,7 +42,7 @@ from service.middleware.measure import Measure, count_unasked
 from service.middleware.request_id import RequestId
 from service.middleware.safe_headers import SafeHeaders
 from service.openapi import describe
-from service.routes import docs, events, health, items, recommend, users
+from service.routes import bundles, docs, events, health, items, recommend, users
 from service.settings import Settings, unknown_variables, words
 from service.stores import open_store
 from service.stores.contract import StoreIncompatible, StoreUnavailable
@@ -76,8 +76,8 @@ def create_app(settings: Settings) -> FastAPI:
         middleware=_middleware(settings, keys),
     )
     install_handlers(app)
-    for router in (recommend.router, events.router, items.router, users.router, health.router, docs.router):
-        app.include_router(router)
+    for room in (recommend, events, items, users, bundles, health, docs):
+        app.include_router(room.router)
     check_routes(app.routes)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]
     return app

@@ -1,16 +1,18 @@
 """Which bundle is served: loaded beside the running service, proved on a golden request, taken up by one assignment.
 
-Knows no HTTP and no store. A bundle that cannot be used is refused with one sentence, which `/readyz` and
-`GET /bundle` repeat; the service goes on with what it had, which may be nothing.
+Knows no HTTP and no store, and not who says what should be served (`following.py`). A bundle that cannot be used is
+refused with one sentence, which `/readyz` and `GET /bundle` repeat; the service goes on with what it had, which may be
+nothing. The bundle before the present one stays in memory, so that going back to it takes no loading.
 
-    bundles = Bundles(root, "movies", threads, on_thread=batcher.on_thread)
-    await bundles.load()
+    bundles = Bundles(root, "movies", threads, on_thread=batcher.on_thread, metrics=metrics)
+    await bundles.take_up("3f2a90c11d7e")      # raises BundleError, and then nothing has changed
     served = bundles.served          # read once a request: a swap in between does not mix two bundles
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,7 +23,7 @@ from typing import Protocol
 
 import numpy as np
 
-from model.bundle import BundleError, Manifest, active, read_manifest
+from model.bundle import BundleError, Manifest, path_of, read_manifest
 from model.catalogue import Item, Mask, Rows
 from model.recommender import Floats, Recommender
 from service import threads
@@ -39,8 +41,8 @@ _WARM_HISTORY = 50
 class Served:
     """A recommender that has proved itself, and its popular list, made once so that it can be had without the model.
 
-    popular_rows, popular_scores: (N,) every row, most popular first. withdrawn: rows that must not be shown.
-    catalogue_version: up to which what was said of items is part of it.
+    popular_rows, popular_scores: (N,) every row, most popular first. created: unix seconds, where known.
+    withdrawn: rows that must not be shown. catalogue_version: up to which what was said of items is part of it.
     """
 
     recommender: Recommender
@@ -48,6 +50,7 @@ class Served:
     version: str
     popular_rows: Rows
     popular_scores: Floats
+    created: float | None = None
     withdrawn: Rows = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     catalogue_version: int = 0
 
@@ -107,7 +110,7 @@ def prove(recommender: Recommender, name: str, version: str) -> Served:
 class OnThread(Protocol):
     """Runs a call on the model thread: `Batcher.on_thread`."""
 
-    def __call__(self, work: Callable[[], Served], /) -> Awaitable[Served]: ...
+    def __call__(self, work: Callable[[], None], /) -> Awaitable[None]: ...
 
 
 class Bundles:
@@ -126,53 +129,107 @@ class Bundles:
         """Called with each bundle that has proved itself, before it is served: Overlay puts itself here."""
         self.state = BundleState.LOADING
         self.reason: str | None = None
+        self.refused: str | None = None  # the version that was refused last, while it matters
+        self._proved: Served | None = None  # what is served, undressed, and what was served before it
+        self._previous: Served | None = None
 
-    async def load(self) -> None:
-        """Loads the active version, off the event loop. Never raises: what is wrong becomes `state` and `reason`."""
+    @property
+    def version(self) -> str | None:
+        """The version that is served."""
+        return None if self.served is None else self.served.version
+
+    @property
+    def previous_version(self) -> str | None:
+        """The version that was served before, and is still in memory."""
+        return None if self._previous is None else self._previous.version
+
+    async def take_up(self, version: str) -> None:
+        """Serves a version: at once where it is the previous one, else loaded and proved off the event loop.
+
+        Raises BundleError; then what was served is served on, and `reason` says why.
+        """
+        if version == self.version:
+            self.reason = self.refused = None
+            return
         try:
-            path = active(self._root, self._name)
-            if path is None:
-                self.state, self.reason = BundleState.NONE, f"no version of the bundle {self._name!r} is active"
-                log.warning("%s in %s: answers are popular items until one is", self.reason, self._root)
+            if self._previous is not None and self._previous.version == version:
+                await self._serve(self._previous)
                 return
-            recommender, manifest = await asyncio.to_thread(_read, path)
-            await self.adopt(recommender, self._name, manifest.version)
-            self._metrics.bundle_created.set(datetime.fromisoformat(manifest.created).timestamp())
+            recommender, manifest = await asyncio.to_thread(_read, self._root, self._name, version)
+            created = datetime.fromisoformat(manifest.created).timestamp()
+            await self.adopt(recommender, self._name, version, created)
         except BundleError as error:
-            self._refuse(str(error))
-            log.error("bundle refused: %s", error)
+            self.refuse(str(error), version)
+            raise
         except Exception as error:  # whatever is in the folder, the service must live
-            self._refuse(f"the bundle {self._name} could not be loaded ({type(error).__name__}); the log says more")
-            log.exception("bundle refused")
+            log.exception("bundle %s/%s could not be loaded", self._name, version)
+            reason = (
+                f"the bundle {self._name}/{version} could not be loaded ({type(error).__name__}); the log says more"
+            )
+            self.refuse(reason, version)
+            raise BundleError(reason) from error
 
-    async def adopt(self, recommender: Recommender, name: str, version: str) -> None:
-        """Proves a recommender and serves it from the next request on. Raises BundleError; then nothing has changed."""
-        served = await self._on_thread(partial(self._prove, recommender, name, version))
-        served = await self.dress(served)  # from here to the assignment nothing is awaited
+    async def adopt(self, recommender: Recommender, name: str, version: str, created: float | None = None) -> None:
+        """Proves a recommender and serves it from the next request on. Raises BundleError; then nothing has changed.
+
+        created: unix seconds of its making, where known.
+        """
+        proved = await asyncio.to_thread(self._prove, recommender, name, version)
+        proved = replace(proved, created=created)
+        await self._on_thread(partial(self._warm, recommender))
+        await self._serve(proved)
+
+    async def _serve(self, proved: Served) -> None:
+        served = await self.dress(proved)  # from here to the assignment nothing is awaited
         if self.served is not None:
             self._metrics.bundle_info.remove(self.served.label)
-        self.served, self.state, self.reason = served, BundleState.SERVING, None
+        self._previous, self._proved = self._proved, proved
+        self.served, self.state, self.reason, self.refused = served, BundleState.SERVING, None, None
         self._metrics.bundle_info.labels(bundle=served.label).set(1)
         self._metrics.bundle_loads.labels(outcome="served").inc()
-        log.info("serving bundle %s, kind %s, %d items", served.label, recommender.kind, len(recommender.catalogue))
+        if proved.created is not None:
+            self._metrics.bundle_created.set(proved.created)
+        kind, items = served.recommender.kind, len(served.recommender.catalogue)
+        log.info("serving bundle %s, kind %s, %d items", served.label, kind, items)
+        gc.collect()  # what was served two bundles ago: the networks of a library hold each other
 
     def _prove(self, recommender: Recommender, name: str, version: str) -> Served:
-        if recommender.kind != "popular":  # counting needs no torch, and importing it costs seconds
-            threads.apply(self._threads.count)
+        self._apply_threads(recommender)
         return prove(recommender, name, version)
 
-    def _refuse(self, reason: str) -> None:
-        self._metrics.bundle_loads.labels(outcome="refused").inc()
-        self.reason = reason
+    def _warm(self, recommender: Recommender) -> None:
+        """On the model thread, between two batches: its first request would else pay for what is made once a thread."""
+        self._apply_threads(recommender)
+        recommender.recommend(np.zeros(1, dtype=np.int64), 1)
+
+    def _apply_threads(self, recommender: Recommender) -> None:
+        if recommender.kind != "popular":  # counting needs no torch, and importing it costs seconds
+            threads.apply(self._threads.count)
+
+    def refuse(self, reason: str, version: str | None = None) -> None:
+        """Notes why a bundle is not served. Once for each reason, since a follower may say it twice a second."""
+        if reason != self.reason:
+            log.error("bundle refused: %s", reason)
+            self._metrics.bundle_loads.labels(outcome="refused").inc()
+        self.reason, self.refused = reason, version
         if self.served is None:
             self.state = BundleState.REFUSED
+
+    def without(self, reason: str) -> None:
+        """Notes that there is nothing to serve."""
+        self.state, self.reason = BundleState.NONE, reason
+        log.warning("%s in %s: answers are popular items until one is", reason, self._root)
 
 
 async def _as_it_is(served: Served) -> Served:
     return served
 
 
-def _read(path: Path) -> tuple[Recommender, Manifest]:
+def _read(root: Path, name: str, version: str) -> tuple[Recommender, Manifest]:
     from model import load_recommender
 
-    return load_recommender(path), read_manifest(path)
+    path = path_of(root, name, version)
+    found = read_manifest(path)
+    if (found.name, found.version) != (name, version):
+        raise BundleError(f"the bundle at {path} is {found.name}/{found.version} by its manifest")
+    return load_recommender(path), found

@@ -2,6 +2,7 @@
 
     users       what the store knows, through the guard     users.py, guard.py
     bundles     what is served                              bundles.py
+    following   what should be served                       following.py
     overlay     what was said of items since                overlay.py
     batcher     the queue and the model's thread            batcher.py, fallback.py
     answers     from a request to an answer                 answers.py
@@ -28,6 +29,7 @@ from service.answers import Answers
 from service.batcher import Batcher
 from service.bundles import Bundles
 from service.fallback import Done, Errand, Picked, Question, work
+from service.following import Following
 from service.guard import Guard
 from service.insights import Insights
 from service.lists import Lists
@@ -40,6 +42,8 @@ from service.stores.contract import Store, StoreUnavailable
 from service.users import Users
 
 log = logging.getLogger(__name__)
+
+FOLLOW_S = 0.5  # how often a replica looks for another active bundle
 
 
 class Service:
@@ -60,6 +64,7 @@ class Service:
             work, queue_size=settings.queue_size, max_batch=settings.max_batch, on_batch=self._count_batch
         )
         self.bundles = Bundles(settings.bundles, settings.bundle, choice, self.batcher.on_thread, self.metrics)
+        self.following = Following(settings.bundles, settings.bundle, self.bundles, self.guard)
         self.overlay = Overlay(self.guard, self.bundles, self.metrics)
         self.lists = Lists(settings, self.bundles, self.overlay, self.users, self.batcher)
         self.answers = Answers(
@@ -74,7 +79,7 @@ class Service:
             self.later,
         )
         self.draining = False
-        self._following: asyncio.Task[None] | None = None
+        self._loops: list[asyncio.Task[None]] = []
         self._background: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -95,15 +100,15 @@ class Service:
             raise
         service.batcher.start()
         service.later(service._load())
-        service._following = asyncio.create_task(service.overlay.follow(settings.catalogue_poll_ms / 1000))
+        service._loops.append(asyncio.create_task(service.overlay.follow(settings.catalogue_poll_ms / 1000)))
         return service
 
     async def close(self) -> None:
         """Finishes what was begun: loading, queued requests, tokens to keep. Then frees everything."""
         self.draining = True
         self.metrics.ready.set(0)
-        if self._following is not None:
-            self._following.cancel()
+        for loop in self._loops:
+            loop.cancel()
         await asyncio.gather(*self._background)
         await self.batcher.close()
         await asyncio.gather(*self._background)
@@ -124,8 +129,10 @@ class Service:
     async def _load(self) -> None:
         with suppress(StoreUnavailable):  # then answers say so until it is heard
             await self.overlay.refresh()
-        await self.bundles.load()
+        await self.following.first()
         self.metrics.ready.set(float(self.ready))
+        if not self.draining:
+            self._loops.append(asyncio.create_task(self.following.follow(FOLLOW_S)))
 
     def _count_batch(self, size: int, dropped: int, waiting: int) -> None:
         if size:

@@ -1,4 +1,4 @@
-"""/livez, /readyz and GET /bundle: flags only, so that they answer at once whatever else is slow."""
+"""/livez and /readyz: flags only, so that they answer at once whatever else is slow."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 from fastapi import APIRouter, Response
 
 from service.routes.common import ServiceOf
-from service.schemas import BundleAnswer, ReadyAnswer
+from service.schemas import ReadyAnswer
 
 router = APIRouter(tags=["health"])
 
@@ -30,18 +30,5 @@ async def readyz(service: ServiceOf, response: Response) -> ReadyAnswer:
         ready=service.ready,
         bundle=service.bundles.state,
         store="ok" if service.guard.ok else "unavailable",
-        reason=service.bundles.reason,
-    )
-
-
-@router.get("/bundle", summary="Which bundle is served?")
-async def bundle(service: ServiceOf) -> BundleAnswer:
-    """Its name and version, or why there is none."""
-    served = service.bundles.served
-    return BundleAnswer(
-        bundle=None if served is None else served.label,
-        state=service.bundles.state,
-        kind=None if served is None else served.recommender.kind,
-        items=0 if served is None else len(served.recommender.catalogue),
         reason=service.bundles.reason,
     )

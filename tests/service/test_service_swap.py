@@ -1,0 +1,196 @@
+"""Swapping bundles: beside the running one, proved first, by one assignment, everywhere, and back in no time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from model.bundle import activate, rollback, write_bundle
+from model.popular import save_popular
+from model.recommender import Popular
+from service import core
+from service.keys import Scope, key_line, new_key
+from tests.service.toy import ITEMS, Running, circle_catalogue, running
+
+
+def publish(root: Path, first: int) -> str:
+    """A version of which the most popular item is i<first>."""
+    counts = np.ones(ITEMS, dtype=np.int64)
+    counts[first] = 100
+    path = write_bundle(
+        root,
+        "movies",
+        kind="popular",
+        recipe="popular",
+        config={"first": first},
+        data_fingerprint="none",
+        metrics={},
+        fill=lambda folder: save_popular(Popular(circle_catalogue(), counts), folder),
+    )
+    return path.name
+
+
+@asynccontextmanager
+async def serving(root: Path, **settings: Any) -> AsyncIterator[Running]:
+    given = {"bundles": root, "bundle": "movies"}
+    async with running(None, **(given | settings)) as run:
+        yield run
+
+
+async def top(run: Running) -> str:
+    return (await run.ids(k=1))[0]
+
+
+async def until_top(run: Running, item: str, within: float = 5.0) -> float:
+    """Waits until the first item is this one; returns the seconds it took."""
+    started = time.monotonic()
+    while await top(run) != item:
+        assert time.monotonic() - started < within, f"{item} did not come first within {within} s"
+        await asyncio.sleep(0.02)
+    return time.monotonic() - started
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core, "FOLLOW_S", 0.05)
+
+
+async def test_a_running_service_follows_the_file_and_back(tmp_path: Path) -> None:
+    one, two = publish(tmp_path, 1), publish(tmp_path, 2)
+    activate(tmp_path, "movies", one)
+    async with serving(tmp_path) as run:
+        assert await top(run) == "i1"
+        activate(tmp_path, "movies", two)
+        await until_top(run, "i2")
+        rollback(tmp_path, "movies")
+        assert await until_top(run, "i1") < 1
+
+
+async def test_a_first_bundle_is_taken_up_without_a_restart(tmp_path: Path) -> None:
+    async with serving(tmp_path) as run:
+        assert (await run.client.get("/readyz")).json()["bundle"] == "none"
+        activate(tmp_path, "movies", publish(tmp_path, 3))
+        while not await run.ids(k=1):
+            await asyncio.sleep(0.02)
+        assert await top(run) == "i3"
+
+
+async def test_a_damaged_bundle_is_refused_and_a_whole_one_taken_up_after_it(tmp_path: Path) -> None:
+    one, two, three = (publish(tmp_path, n) for n in (1, 2, 3))
+    activate(tmp_path, "movies", one)
+    async with serving(tmp_path) as run:
+        activate(tmp_path, "movies", two)
+        items = tmp_path / "movies" / two / "items.safetensors"
+        items.write_bytes(items.read_bytes()[:50])
+        while (reason := (await run.client.get("/bundle")).json()["reason"]) is None:
+            await asyncio.sleep(0.02)
+        assert "items.safetensors" in reason
+        assert await top(run) == "i1"
+        ready = await run.client.get("/readyz")
+        assert (ready.status_code, ready.json()["reason"]) == (200, reason)
+        await asyncio.sleep(0.3)  # several looks later it was still refused once
+        value = run.service.metrics.registry.get_sample_value
+        assert value("contrec_bundle_loads_total", {"outcome": "refused"}) == 1
+        activate(tmp_path, "movies", three)
+        await until_top(run, "i3")
+        assert (await run.client.get("/bundle")).json()["reason"] is None
+
+
+async def test_the_admin_activates_and_rolls_back_and_every_replica_follows(tmp_path: Path) -> None:
+    """Two replicas with one store and folders of their own, as on two machines."""
+    names = [(publish(tmp_path / folder, 1), publish(tmp_path / folder, 2)) for folder in ("a", "b")]
+    assert names[0] == names[1]
+    one, two = names[0]
+    for folder in ("a", "b"):
+        activate(tmp_path / folder, "movies", one)
+    store = {"store": f"sqlite:///{tmp_path / 'shared.db'}"}
+    async with serving(tmp_path / "a", **store) as here, serving(tmp_path / "b", **store) as there:
+        await here.service.following.activate(two)
+        assert await top(here) == "i2"
+        await until_top(there, "i2")
+        started = time.monotonic()
+        await here.service.following.rollback()
+        assert time.monotonic() - started < 1
+        assert await top(here) == "i1"
+        await until_top(there, "i1")
+        await there.service.following.rollback()  # twice is where one began, whoever asks
+        await until_top(here, "i2")
+    async with serving(tmp_path / "b", **store) as late:
+        assert await top(late) == "i2"
+
+
+async def test_a_version_that_was_activated_while_nobody_looked_counts(tmp_path: Path) -> None:
+    one, two, three = (publish(tmp_path, n) for n in (1, 2, 3))
+    activate(tmp_path, "movies", one)
+    store = {"store": f"sqlite:///{tmp_path / 'shared.db'}"}
+    async with serving(tmp_path, **store) as run:
+        await run.service.following.activate(two)
+    activate(tmp_path, "movies", three)
+    async with serving(tmp_path, **store) as run:
+        assert await top(run) == "i3"
+
+
+async def test_admin_routes_are_off_without_keys(tmp_path: Path) -> None:
+    activate(tmp_path, "movies", publish(tmp_path, 1))
+    async with serving(tmp_path) as run:
+        for method, path in (("GET", ""), ("POST", "/activate"), ("POST", "/rollback")):
+            answer = await run.client.request(method, f"/admin/bundles{path}", json={"version": "x"})
+            assert answer.status_code in (401, 403)
+
+
+async def test_the_admin_routes(tmp_path: Path) -> None:
+    one, two = publish(tmp_path, 1), publish(tmp_path, 2)
+    activate(tmp_path, "movies", one)
+    key = new_key()
+    async with serving(tmp_path, keys=key_line("root", [Scope.ADMIN, Scope.RECOMMEND], key)) as run:
+        run.client.headers["X-API-Key"] = key
+
+        async def post(path: str, **body: str) -> httpx.Response:
+            return await run.client.post(f"/admin/bundles/{path}", json=body)
+
+        listed = (await run.client.get("/admin/bundles")).json()["bundles"]
+        assert {entry["version"]: entry["served"] for entry in listed} == {one: True, two: False}
+        refused = await post("rollback")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "bundle_refused")
+        assert (await post("activate", version=two)).json()["bundle"] == f"movies/{two}"
+        assert await top(run) == "i2"
+        assert (await post("activate", version=two)).status_code == 200
+        missing = await post("activate", version="nothing")
+        assert (missing.status_code, missing.json()["error"]["code"]) == (409, "bundle_refused")
+        assert "no bundle at" in missing.json()["error"]["message"]
+        assert (await post("activate", version="../up")).status_code == 409
+        assert (await post("rollback")).json()["bundle"] == f"movies/{one}"
+        assert await top(run) == "i1"
+
+
+async def test_no_request_sees_two_bundles_or_none_while_they_are_swapped(tmp_path: Path) -> None:
+    versions = {publish(tmp_path, n): f"i{n}" for n in (1, 2, 3)}
+    activate(tmp_path, "movies", next(iter(versions)))
+    over = False
+    seen: set[str] = set()
+
+    async with serving(tmp_path) as run:
+
+        async def ask() -> None:
+            while not over:
+                answer = await run.recommend(k=1)
+                version = answer["bundle"].split("/")[1]
+                assert answer["items"][0]["item_id"] == versions[version]
+                seen.add(version)
+                await asyncio.sleep(0)
+
+        asking = [asyncio.create_task(ask()) for _ in range(4)]
+        for turn in range(12):
+            await run.service.following.activate(list(versions)[turn % 3])
+            await asyncio.sleep(0.01)
+        over = True
+        await asyncio.gather(*asking)
+    assert seen == set(versions)
