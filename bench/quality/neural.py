@@ -163,6 +163,33 @@ def contrec(ask: Ask) -> Fitted:
     )
 
 
+@row("deftrec", "ours", seeds=1)
+def deftrec(ask: Ask) -> Fitted:
+    """The first version: masked tokens without noise, negative-aware denoising, no text half."""
+    path, report = contrec_bundle(ask, "deftrec")
+    mine, _ = halves(load_recommender(path))
+    return Fitted(recommender_scorer(mine), parameters(mine), {"lambda": mine.mixture.weight}, _seconds(report))
+
+
+def _variant(*overrides: str) -> Callable[[Ask], Fitted]:
+    """ContRec's behaviour half trained with one thing left out, answering by the mixture at half weight."""
+
+    def fit(ask: Ask) -> Fitted:
+        path, report = contrec_bundle(ask, "contrec", ["text_half.epochs=0", *overrides])
+        mine, _ = halves(load_recommender(path))
+        asked = mine.with_head(mine.head, type(mine.mixture)(mine.mixture.samples, mine.mixture.times, 0.5))
+        return Fitted(recommender_scorer(asked), parameters(asked), {"without": list(overrides)}, _seconds(report))
+
+    return fit
+
+
+row("contrec-without-dispersive", "ablations")(_variant("head.dispersive=0.0"))
+row("contrec-without-sigma", "ablations")(_variant("tokenizer.sigma=0.0"))
+row("contrec-without-mask", "ablations")(_variant("tokenizer.feature_mask=0.0", "tokenizer.block_mask=0.0"))
+row("contrec-without-decorrelation", "ablations")(_variant("tokenizer.decorrelation=0.0"))
+row("contrec-one-way", "ablations")(_variant("tokenizer.ways=1"))
+
+
 @row("contrec-without-text", "parts of contrec", seeds=1)
 def contrec_without_text(ask: Ask) -> Fitted:
     """The behaviour half with whatever mixture validation chose."""

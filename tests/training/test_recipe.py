@@ -115,7 +115,7 @@ def test_a_size_that_sets_what_does_not_exist_is_refused_by_name(altered: Path) 
 
 
 def test_an_unknown_recipe_or_size_is_answered_with_those_there_are() -> None:
-    assert refusal(name="contrek") == "there is no recipe 'contrek'; there are: contrec, diffgrm"
+    assert refusal(name="contrek") == "there is no recipe 'contrek'; there are: contrec, deftrec, diffgrm"
     sentence = refusal(size="huge")
     assert sentence.startswith("the recipe 'contrec' has no size 'huge'; it has: small, ")
     assert all(size in sentence for size in sizes())

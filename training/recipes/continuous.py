@@ -102,6 +102,8 @@ class HeadPart(Part):
     time_shift: Positive
     direction: Annotated[float, Field(ge=0)]
     dispersive: Annotated[float, Field(ge=0)]
+    negatives: Literal["softmax", "margin", "preferdiff"]
+    negative: Annotated[float, Field(ge=0)]
     epochs: Annotated[int, Field(ge=0)]
     steps_per_epoch: Count
     positions_per_step: Count

@@ -27,12 +27,17 @@ from training.data.prepared import Prepared
 from training.evaluate import Metrics, Scorer, evaluate, paired_bootstrap
 from training.progress import Progress, silent
 from training.stages.loop import EVERY, Loop, own_randomness
+from training.stages.negatives import Disliked, centroids, margin_loss, pairwise_loss, preferdiff_loss
 from training.stages.softmax import catalogue_cross_entropy
 from training.stages.trunk import anchor_recommender, read_states
 from training.stages.windows import Batch, Windows
 
 if TYPE_CHECKING:
     from training.recipes.continuous import HeadPart, TrunkPart
+
+LOSSES = ("loss", "direction", "dispersive", "negative")
+MARGIN = 0.5  # of cosines, which is what the published flag `margin = 2` is in squared distances of unit vectors / 4
+GAMMA = 5.0  # PreferDiff's, for all of its data sets
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +84,17 @@ def fit_head(
         place = loop.place
         windows = Windows(*prepared.train_histories(), trunk_part.max_history, trunk_part.max_profile)
         batches = windows.forever(trunk_part.tokens_per_step, seed, skip=place.step)
+        disliked = Disliked(*prepared.train_negatives())
         total = part.epochs * part.steps_per_epoch
         while place.epoch < part.epochs:
             trunk.train()  # dropout on: see the module's opening
-            sums = np.array(place.sums or np.zeros(3))
+            sums = np.array(place.sums or np.zeros(len(LOSSES)))
             while place.batch < part.steps_per_epoch:
                 for group in optimiser.param_groups:
                     group["lr"] = part.learning_rate * (1 - place.step / total)
-                losses = _losses(head, trunk, vectors, bias, next(batches), part, trunk_part.bf16, generator)
-                loss = losses[0] + part.direction * losses[1] + part.dispersive * losses[2]
+                losses = _losses(head, trunk, vectors, bias, next(batches), part, trunk_part.bf16, generator, disliked)
+                weights = (1.0, part.direction, part.dispersive, part.negative)
+                loss = sum((weight * one for weight, one in zip(weights, losses, strict=True)), start=losses[0] * 0)
                 optimiser.zero_grad()
                 loss.backward()
                 nn.utils.clip_grad_norm_(head.parameters(), 1.0)
@@ -98,7 +105,7 @@ def fit_head(
             trunk.eval()
             if not np.isfinite(sums).all():
                 raise ValueError(f"the head's loss is not finite in epoch {place.epoch + 1}: lower head.learning_rate")
-            values = dict(zip(("loss", "direction", "dispersive"), (sums / part.steps_per_epoch).tolist(), strict=True))
+            values = dict(zip(LOSSES, (sums / part.steps_per_epoch).tolist(), strict=True))
             for weight in sorted({w for w in part.weights if w > 0}):
                 mixture = replace(standing, weight=weight)
                 reached = validate(head, mixture).ndcg(10)
@@ -149,8 +156,9 @@ def _losses(
     part: HeadPart,
     bf16: bool,
     generator: torch.Generator,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Catalogue softmax of x0_hat, direction and dispersive loss at drawn times; fresh noise on every call."""
+    disliked: Disliked,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Those named in LOSSES at drawn times; fresh noise on every call."""
     device = vectors.device
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         conditions, targets = read_states(trunk, vectors, batch)
@@ -162,4 +170,19 @@ def _losses(
     noise = torch.randn(x0.shape, generator=generator, device=device)
     x0_hat, activation = head(head.noised(x0, t, noise), t, condition, anchor)
     softmax = catalogue_cross_entropy(x0_hat, vectors, bias, target, bf16=bf16)
-    return softmax, direction_loss(x0_hat, x0, t), dispersive_loss(activation)
+    negative = x0_hat.new_zeros(())
+    if part.negative > 0 and part.negatives == "preferdiff":
+        centroid = head.clean(centroids(vectors, target))
+        its_noise = torch.randn(x0.shape, generator=generator, device=device)
+        its_hat, _ = head(head.noised(centroid, t, its_noise), t, condition, anchor)
+        negative = preferdiff_loss(x0_hat, x0, its_hat, centroid, GAMMA)
+    elif part.negative > 0:
+        users = batch.users[:, None].expand(batch.rows.shape)[batch.real].to(device)[some]
+        rows, has = disliked.draw(users, generator)
+        if part.negatives == "softmax":
+            items = torch.cat([vectors, bias[:, None]], dim=1)
+            negative = pairwise_loss(x0_hat, items[target], items[rows], has)
+        else:  # where nobody said what they dislike, what the others of the batch took stands in for it
+            chosen = torch.where(has[:, None], vectors[rows], centroids(vectors, target))
+            negative = margin_loss(x0_hat, x0, chosen, MARGIN)
+    return softmax, direction_loss(x0_hat, x0, t), dispersive_loss(activation), negative

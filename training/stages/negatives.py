@@ -12,8 +12,6 @@ The softmax form is the default; the others are options, kept to be compared (do
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -33,10 +31,11 @@ class Disliked:
 
     def draw(self, users: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """users (P,) -> one disliked row of each (P,), uniform, and (P,) bool: whether the user has one at all."""
+        self._offsets, self._items = self._offsets.to(users.device), self._items.to(users.device)
         first, count = self._offsets[users], self._offsets[users + 1] - self._offsets[users]
         if not len(self._items):
-            return torch.zeros_like(users), torch.zeros(len(users), dtype=torch.bool)
-        draw = (torch.rand(len(users), generator=generator) * count).long()
+            return torch.zeros_like(users), torch.zeros_like(users, dtype=torch.bool)
+        draw = (torch.rand(len(users), generator=generator, device=users.device) * count).long()
         return self._items[(first + draw).clamp(max=len(self._items) - 1)], count > 0
 
 
@@ -72,6 +71,3 @@ def centroids(vectors: Tensor, targets: Tensor) -> Tensor:
     """(P, W) for each position the mean vector of the other positions' targets: one negative a batch, cheaply."""
     chosen = vectors[targets]
     return (chosen.sum(dim=0, keepdim=True) - chosen) / max(1, len(chosen) - 1)
-
-
-FORMS: Sequence[str] = ("softmax", "margin", "preferdiff")

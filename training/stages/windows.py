@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -23,11 +23,15 @@ SMALLEST_STEP = 512  # positions
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """rows (B, L) padded with 0, lengths (B,), before: for each window the rows of its profile (may be empty)."""
+    """rows (B, L) padded with 0, lengths (B,), before: for each window the rows of its profile (may be empty).
+
+    users: (B,) whose window it is.
+    """
 
     rows: Tensor
     lengths: Tensor
     before: list[Tensor]
+    users: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
 
     @property
     def real(self) -> Tensor:
@@ -41,13 +45,16 @@ class Windows:
     def __init__(self, offsets: NDArray[np.int64], items: NDArray[np.int32], length: int, max_profile: int) -> None:
         self._items = torch.from_numpy(items.astype(np.int64))
         bounds: list[tuple[int, int, int]] = []  # where the profile, the window and what follows begin
-        for first, stop in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
+        users: list[int] = []
+        for user, (first, stop) in enumerate(itertools.pairwise(offsets.tolist())):
             end = stop
             while end > first:
                 start = max(first, end - length - 1)
                 bounds.append((max(first, start - max_profile), start, end))
+                users.append(user)
                 end = start
         self._bounds = np.array(bounds, dtype=np.int64).reshape(-1, 3)
+        self._users = torch.tensor(users, dtype=torch.long)
         self._lengths = self._bounds[:, 2] - self._bounds[:, 1]
 
     def __len__(self) -> int:
@@ -105,4 +112,5 @@ class Windows:
         rows = torch.zeros(len(bounds), int(lengths.max()), dtype=torch.long)
         for line, (_, start, end) in enumerate(bounds):
             rows[line, : end - start] = self._items[start:end]
-        return Batch(rows, lengths, [self._items[profile:start] for profile, start, _ in bounds])
+        before = [self._items[profile:start] for profile, start, _ in bounds]
+        return Batch(rows, lengths, before, self._users[torch.from_numpy(windows)])
