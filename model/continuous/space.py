@@ -57,7 +57,8 @@ class TextSpace(Space):
         E_i = P x_i + MLP(x_i)        x: the text embedding, centred and scaled as the training catalogue has it
 
     There is no residual: what cannot be said from the text is the behaviour half's affair. text: (N, 1, D) unit
-    vectors of the encoder, frozen. On Beauty the MLP is worth a fifth over the linear map alone (docs/contrec.md).
+    vectors of the encoder, frozen. The linear map keeps what texts have in common; the hidden layer lets training
+    bend it to what is bought together.
     """
 
     text: Tensor
