@@ -28,6 +28,7 @@ from model.bundle import activate, write_bundle
 from model.catalogue import Catalogue, Item
 from model.continuous.backbone import BackboneShape, Trunk
 from model.continuous.head import Head, HeadShape
+from model.continuous.hybrid import Hybrid
 from model.continuous.recommender import ContinuousRecommender, Mixture
 from service.stores import open_store
 from service.stores.contract import Event, append_all
@@ -40,10 +41,11 @@ HISTORY = 50
 # The `small` size of training/recipes/contrec.toml.
 WIDTH, LAYERS, HEADS, FEED_FORWARD, MAX_HISTORY, MAX_PROFILE = 128, 2, 2, 256, 200, 500
 HEAD_HIDDEN, HEAD_BLOCKS, HEAD_NORM, SAMPLES, TIMES = 256, 3, 2.0, 8, (0.7,)
+ALPHA = 0.5
 
 
-def make_recommender(items: int, weight: float, seed: int = 0) -> ContinuousRecommender:
-    """Random weights of the `small` shapes. weight: lambda of the mixture; 0 is the trunk alone."""
+def make_recommender(items: int, weight: float, seed: int = 0) -> Hybrid:
+    """Random weights of the `small` shapes, both halves. weight: lambda of the mixture; 0 is the trunk alone."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         trunk = Trunk(BackboneShape(WIDTH, LAYERS, HEADS, FEED_FORWARD, MAX_HISTORY))
@@ -54,17 +56,22 @@ def make_recommender(items: int, weight: float, seed: int = 0) -> ContinuousReco
         vectors = torch.nn.functional.normalize(torch.randn(items, WIDTH), dim=1)
         bias = 0.1 * torch.randn(items)
         counts = torch.randint(1, 1000, (items,))
-    words = ("red", "small", "winter", "garden", "night", "paper", "river", "stone")
+        words = Trunk(BackboneShape(WIDTH, LAYERS, HEADS, FEED_FORWARD, MAX_HISTORY))
+        places = torch.nn.functional.normalize(torch.randn(items, WIDTH), dim=1)
+    names = ("red", "small", "winter", "garden", "night", "paper", "river", "stone")
     catalogue = Catalogue(
         Item(
             item_id=f"i{n}",
-            title=f"The {words[n % 8]} {words[n // 8 % 8]} book, volume {n}",
+            title=f"The {names[n % 8]} {names[n // 8 % 8]} book, volume {n}",
             categories=(f"genre-{n % 20}", f"shelf-{n % 7}"),
         )
         for n in range(items)
     )
     mixture = Mixture(samples=SAMPLES, times=TIMES, weight=weight)
-    return ContinuousRecommender(catalogue, trunk, head, vectors, bias, counts, mixture, max_profile=MAX_PROFILE)
+    behaviour = ContinuousRecommender(catalogue, trunk, head, vectors, bias, counts, mixture, max_profile=MAX_PROFILE)
+    alone = Mixture(samples=1, times=TIMES, weight=0.0)
+    text = ContinuousRecommender(catalogue, words, head, places, bias, counts, alone, max_profile=MAX_PROFILE)
+    return Hybrid(behaviour, text, ALPHA)
 
 
 def make_bundle(folder: Path, *, items: int, weight: float, seed: int = 0, name: str = NAME) -> Path:
