@@ -25,7 +25,7 @@ from service.bundles import Bundles, Served
 from service.eligibility import eligible_rows, unknown_ids
 from service.errors import ApiError, ErrorCode
 from service.fallback import Done, Errand, Picked, Question, popular
-from service.insights import Insights, new_id
+from service.insights import Insights, from_rung, new_id
 from service.lists import Lists, described
 from service.metrics import Metrics
 from service.overlay import Overlay
@@ -113,7 +113,7 @@ class Answers:
             source=picked.source,
             ignored=ignored,
             bundle=None if served is None else served.label,
-            recommendation_id=recommendation_id,
+            recommendation_id=from_rung(recommendation_id, picked.source),
             timings_ms=self._count(picked, user, started),
         )
         if request.explain:
@@ -159,7 +159,7 @@ class Answers:
             source=picked.source,
             ignored=0 if served is None else unknown_ids(served.recommender.catalogue, request.history),
             bundle=None if served is None else served.label,
-            recommendation_id=recommendation_id,
+            recommendation_id=from_rung(recommendation_id, picked.source),
             timings_ms=self._count(picked, user, started),
         )
         if (degraded := self._degraded(user)) is not None:

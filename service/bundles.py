@@ -133,6 +133,14 @@ class Bundles:
         self._proved: Served | None = None  # what is served, undressed, and what was served before it
         self._previous: Served | None = None
 
+    def published(self) -> list[str]:
+        """Labels of the versions in the folder, oldest first; none where it cannot be read."""
+        try:
+            folders = [path for path in (self._root / self._name).iterdir() if path.is_dir() and path.name[0] != "."]
+            return [f"{self._name}/{path.name}" for path in sorted(folders, key=lambda path: path.stat().st_mtime)]
+        except OSError:
+            return []
+
     @property
     def version(self) -> str | None:
         """The version that is served."""

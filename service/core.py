@@ -58,8 +58,8 @@ class Service:
         for warning in choice.warnings:
             log.warning("%s", warning)
         self.guard = Guard(store, on_failure=self._count_store_failure)
-        insights = Insights(self.metrics)
-        self.users = Users(self.guard, self.metrics, insights, settings.token_ttl_s)
+        self.insights = Insights(self.metrics)
+        self.users = Users(self.guard, self.metrics, self.insights, settings.token_ttl_s)
         self.batcher: Batcher[Question | Errand, Picked | Done] = Batcher(
             work, queue_size=settings.queue_size, max_batch=settings.max_batch, on_batch=self._count_batch
         )
@@ -70,7 +70,7 @@ class Service:
         self.answers = Answers(
             settings,
             self.metrics,
-            insights,
+            self.insights,
             self.bundles,
             self.overlay,
             self.users,
@@ -129,6 +129,7 @@ class Service:
     async def _load(self) -> None:
         with suppress(StoreUnavailable):  # then answers say so until it is heard
             await self.overlay.refresh()
+        self.insights.know(await asyncio.to_thread(self.bundles.published))
         await self.following.first()
         self.metrics.ready.set(float(self.ready))
         if not self.draining:

@@ -2,8 +2,8 @@
 and what comes of it.
 
 Everything goes into metrics of a bounded number of series; nothing is kept about a user. A recommendation's id ends
-in eight digits that tell its bundle (`new_id`), so that an event that cites it counts for that bundle in any replica,
-without looking anything up.
+in a digit that tells the rung of the ladder (`from_rung`) and eight that tell its bundle (`new_id`), so that an event
+that cites it counts for both in any replica, without looking anything up.
 
     insights.answered(served, rows, history_length=12)      # once an answer
     insights.cited(recommendation_id, "click")              # once an event that was kept
@@ -14,8 +14,9 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import OrderedDict
+from collections.abc import Iterable
 from contextlib import suppress
-from itertools import combinations
+from itertools import combinations, product
 from typing import Final, get_args
 from uuid import uuid4
 
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from model.catalogue import Catalogue, Rows
 from service.bundles import Served
 from service.metrics import Metrics
-from service.schemas import EventType
+from service.schemas import EventType, Source
 
 WINDOW_S: Final = 3600.0
 """An item counts as shown for this long."""
@@ -38,6 +39,8 @@ BUNDLES: Final = 8
 
 _MARK: Final = 8
 _OTHER: Final = "other"
+_RUNGS: Final = {source: format(place, "x") for place, source in enumerate(Source)}
+_SOURCES: Final = {digit: source for source, digit in _RUNGS.items()}
 
 
 def mark(bundle: str) -> str:
@@ -48,6 +51,11 @@ def mark(bundle: str) -> str:
 def new_id(bundle: str | None) -> str:
     """A new recommendation's id: 24 random hex digits, then the bundle's mark."""
     return uuid4().hex[:-_MARK] + mark(bundle or "")
+
+
+def from_rung(recommendation_id: str, source: Source) -> str:
+    """The id with the rung that the answer came from in the digit before the mark."""
+    return f"{recommendation_id[: -_MARK - 1]}{_RUNGS[source]}{recommendation_id[-_MARK:]}"
 
 
 def diversity(catalogue: Catalogue, rows: Rows) -> float | None:
@@ -91,7 +99,13 @@ class Insights:
     def cited(self, recommendation_id: str, event_type: str) -> None:
         """Counts an event that follows from a recommendation; `other` where its bundle is not known here any more."""
         bundle = self._known.get(recommendation_id[-_MARK:], _OTHER)
-        self._metrics.cited_events.labels(bundle=bundle, type=event_type).inc()
+        source = _SOURCES.get(recommendation_id[-_MARK - 1 : -_MARK], _OTHER) if bundle != _OTHER else _OTHER
+        self._metrics.cited_events.labels(bundle=bundle, source=source, type=event_type).inc()
+
+    def know(self, labels: Iterable[str]) -> None:
+        """Bundles that were served before this process was: what cites them still counts. The newest come last."""
+        for label in list(labels)[-BUNDLES:]:
+            self._known.setdefault(mark(label), label)
 
     def _take_up(self, served: Served) -> None:
         items = len(served.recommender.catalogue)
@@ -107,10 +121,11 @@ class Insights:
         self._known.move_to_end(mark(served.label))
         while len(self._known) > BUNDLES:
             _, forgotten = self._known.popitem(last=False)
-            self._metrics.lists.remove(forgotten)
-            for event_type in get_args(EventType):
+            with suppress(KeyError):  # it may have been known and never served here
+                self._metrics.lists.remove(forgotten)
+            for source, event_type in product((*Source, _OTHER), get_args(EventType)):
                 with suppress(KeyError):  # not every type was cited
-                    self._metrics.cited_events.remove(forgotten, event_type)
+                    self._metrics.cited_events.remove(forgotten, source, event_type)
 
     def _shown_lately(self) -> float:
         return float(np.count_nonzero(self._shown > time.monotonic() - WINDOW_S))

@@ -117,8 +117,8 @@ class Metrics:
         )
         self.cited_events = Counter(
             "contrec_cited_events",
-            "New events that cite a recommendation, by its bundle and their type.",
-            ["bundle", "type"],
+            "New events that cite a recommendation, by its bundle and rung, and their type.",
+            ["bundle", "source", "type"],
             registry=self.registry,
         )
         self.history_items = Histogram(

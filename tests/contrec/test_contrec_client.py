@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +18,7 @@ from contrec import calls
 from contrec.client import AsyncClient, Client, Event, Patience, Refused, Selection, Unreachable
 from service.keys import Scope, key_line, new_key
 from tests.redis_server import RedisServer, free_port
-from tests.service.test_service_process import process
+from tests.service.test_service_process import ROOT, process
 from tests.service.test_service_recommend import publish
 
 KEY = new_key()
@@ -59,6 +62,13 @@ def test_a_user_from_the_first_event_to_their_erasure(client: Client) -> None:
     assert client.erase("ann").events == 4
     with pytest.raises(Refused, match="nothing is stored"):
         client.user("ann")
+
+
+def test_the_pages_own_lines_run(url: str) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "service.md").read_text(encoding="utf-8"), re.DOTALL)
+    lines = block.replace('"http://127.0.0.1:8000"', f'"{url}", key="{KEY}"')
+    done = subprocess.run([sys.executable, "-c", lines], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("item_id", ["n1", "with space", "ünï?&#%", "a+b"])

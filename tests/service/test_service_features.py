@@ -248,4 +248,4 @@ async def test_a_cited_event_counts_once_for_its_bundle() -> None:
         for events in ([click], [click], [click, other], [other]):
             await run.client.post("/events", json={"events": events})
         value = run.service.metrics.registry.get_sample_value
-        assert value("contrec_cited_events_total", {"bundle": f"{NAME}/1", "type": "click"}) == 2
+        assert value("contrec_cited_events_total", {"bundle": f"{NAME}/1", "source": "model", "type": "click"}) == 2

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from service.bundles import Served, prove
-from service.insights import BUNDLES, Insights, diversity, mark, new_id
+from service.insights import BUNDLES, Insights, diversity, from_rung, mark, new_id
 from service.metrics import Metrics
+from service.schemas import Source
+from tests.service.test_service_recommend import publish
 from tests.service.toy import Circle, Running, circle_catalogue, running
 
 
@@ -23,7 +26,7 @@ async def click(run: Running, event_id: str, answer: dict[str, Any]) -> None:
     event = {
         "event_id": event_id,
         "user_id": "ann",
-        "item_id": answer["items"][0]["item_id"],
+        "item_id": answer["items"][0]["item_id"] if "items" in answer else "i1",
         "type": "click",
         "recommendation_id": answer["recommendation_id"],
     }
@@ -42,11 +45,27 @@ async def test_clicks_count_for_the_bundle_that_recommended_even_after_a_swap() 
         await click(run, "c", new)
         await click(run, "d", {**old, "recommendation_id": "somebody else's"})
         clicks = {
-            bundle: value(run, "contrec_cited_events_total", bundle=bundle, type="click")
-            for bundle in ("circle/1", "circle/2", "other")
+            bundle: value(run, "contrec_cited_events_total", bundle=bundle, source=source, type="click")
+            for bundle, source in (("circle/1", "model"), ("circle/2", "model"), ("other", "other"))
         }
         assert clicks == {"circle/1": 1, "circle/2": 2, "other": 1}
         assert value(run, "contrec_lists_total", bundle="circle/1") == 1
+
+
+async def test_clicks_count_for_the_rung_that_recommended_and_after_a_restart(tmp_path: Path) -> None:
+    path = publish(tmp_path)
+    circle = Circle()
+    async with running(circle) as run:
+        circle.broken = {"encode"}
+        await click(run, "a", await run.recommend(history=["i3"]))
+        await click(run, "b", await run.recommend())
+        for source in ("neighbours", "popular"):
+            assert value(run, "contrec_cited_events_total", bundle="circle/1", source=source, type="click") == 1
+    cited = from_rung(new_id(f"movies/{path.name}"), Source.STALE)
+    async with running(bundles=tmp_path, bundle="movies") as run:
+        await click(run, "c", {"recommendation_id": cited})
+        labels = {"bundle": f"movies/{path.name}", "source": "stale", "type": "click"}
+        assert value(run, "contrec_cited_events_total", **labels) == 1, "of a version that this process never served"
 
 
 async def test_a_cold_user_is_a_history_of_zero() -> None:
