@@ -33,11 +33,6 @@ from training.train import reproducibly, train
 WEIGHTS = (0.25, 0.5, 0.75, 1.0)  # of the second expert in an ensemble: the same that ContRec's alpha is chosen among
 
 
-def settings(ask: Ask) -> list[str]:
-    """--set overrides of the recipe `small` for this set."""
-    return [f"trunk.{key}={value}" for key, value in ask.set.trunk.items()]
-
-
 def contrec_bundle(ask: Ask, recipe: str = "contrec", overrides: Sequence[str] = ()) -> tuple[Path, dict[str, Any]]:
     """The bundle of a recipe for this set and seed, trained on first use, and its report."""
     name = "-".join([recipe, *(override.replace("=", "-") for override in overrides), str(ask.seed)])
@@ -50,7 +45,7 @@ def contrec_bundle(ask: Ask, recipe: str = "contrec", overrides: Sequence[str] =
             bundles=root,
             name=name.replace("[", "").replace("]", "").replace(" ", "")[:60],
             seed=ask.seed,
-            overrides=[*settings(ask), *overrides],
+            overrides=[*ask.set.overrides, *overrides],
             runs=ask.folder / "runs",
             progress=told,
         )
@@ -91,7 +86,7 @@ def sasrec_ce(ask: Ask) -> Fitted:
 
 
 def _sasrec(ask: Ask) -> tuple[ContinuousRecommender, float, dict[str, Any]]:
-    recipe = load_recipe("contrec", "small", settings(ask))
+    recipe = load_recipe("contrec", "small", ask.set.overrides)
     assert isinstance(recipe, ContinuousRecipe)
     folder = ask.folder / "sasrec-ce" / str(ask.seed)
     seconds = 0.0

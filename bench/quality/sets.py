@@ -21,22 +21,21 @@ RUNS = Path("runs/quality")
 
 @dataclass(frozen=True, slots=True)
 class Set:
-    """folder: below the data folder. trunk: what differs from the recipe `small` on this set, for every neural model.
+    """folder: below the data folder. overrides: of the recipe `small` on this set, the same for every trained row.
 
-    Those values come from validation (`tuning/`), the same number of trials for ours and for SASRec; Sports inherits
-    what Beauty chose.
+    They come from validation, found with the behaviour trunk; SASRec has them too, and Sports inherits Beauty's.
     """
 
     folder: str
     title: str
-    trunk: Mapping[str, object]
+    overrides: tuple[str, ...] = ()
 
 
-_AMAZON = MappingProxyType({"max_history": 50, "dropout": 0.2, "epochs": 14, "patience": 4})
+_AMAZON = ("trunk.max_history=50", "trunk.dropout=0.2", "trunk.epochs=14", "trunk.patience=4")
 
 SETS: Mapping[str, Set] = MappingProxyType(
     {
-        "ml-1m": Set("ml-1m", "MovieLens-1M", MappingProxyType({})),
+        "ml-1m": Set("ml-1m", "MovieLens-1M"),
         "beauty": Set("amazon14-beauty", "Amazon Beauty (2014, 5-core)", _AMAZON),
         "sports": Set("amazon14-sports", "Amazon Sports and Outdoors (2014, 5-core)", _AMAZON),
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -10,8 +9,9 @@ import numpy as np
 import pytest
 
 from bench.quality import __main__ as command
-from bench.quality import cells, models, page, sets
-from training.data.prepare import assemble, read
+from bench.quality import cells, models, neural, page, sets
+from training.data.prepare import prepare
+from training.data.synthetic import Sizes
 from training.evaluate import Metrics
 
 
@@ -60,20 +60,62 @@ def test_a_name_that_is_not_in_the_table_is_refused_before_anything_runs() -> No
         command.run_missing(["beauty"], ["popularitty"], None)
 
 
-def test_a_cell_is_computed_from_data_to_json(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prepared = assemble(read("synthetic", None), name="synthetic", split="leave-one-out", min_user=1)
-    monkeypatch.setattr(sets, "RUNS", tmp_path / "runs")
-    prepared.write(tmp_path / "runs" / "prepared" / "toy")
-    toy = MappingProxyType({"toy": sets.Set("toy", "Toy", MappingProxyType({}))})
-    monkeypatch.setattr(sets, "SETS", toy)
-    monkeypatch.setattr(command, "SETS", toy)
-    monkeypatch.setattr(command, "load", sets.load)
+QUICK = (
+    "tokenizer.epochs=2",
+    "tokenizer.hidden=16",
+    "trunk.width=32",
+    "trunk.layers=1",
+    "trunk.heads=2",
+    "trunk.feed_forward=32",
+    "trunk.max_history=20",
+    "trunk.epochs=2",
+    "trunk.warmup_steps=5",
+    "head.hidden=16",
+    "head.epochs=1",
+    "head.steps_per_epoch=5",
+    "text_half.epochs=6",
+    "text_half.dropout=0.0",
+    "text_half.weights=[0.5]",
+)
+
+
+@pytest.fixture
+def toy_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The synthetic world as a set of the table."""
+    for module in (sets, models):
+        monkeypatch.setattr(module, "RUNS", tmp_path / "runs")
+    sizes = Sizes(users=250, items=200, events=20, seed=3)
+    prepare("synthetic", None, tmp_path / "runs" / "prepared" / "toy", sizes=sizes)
+    toy = MappingProxyType({"toy": sets.Set("toy", "Toy", QUICK)})
+    for module in (sets, command):
+        monkeypatch.setattr(module, "SETS", toy)
+
+
+def test_a_cell_is_computed_from_data_to_json(results: Path, toy_set: None) -> None:
     for model in ("popularity", "transition-knn", "ease"):
         assert command.compute("toy", model, 0) == 0
     by_model = {cell.model: cell for cell in cells.read_all(results)}
     assert by_model["ease"].metrics["ndcg@10"] > by_model["popularity"].metrics["ndcg@10"]
     assert len(by_model["ease"].ranks) == by_model["ease"].metrics["users"]
     assert by_model["ease"].configuration["penalty"] > 0
+
+
+def test_trained_rows_share_what_they_can(
+    results: Path, toy_set: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One SASRec and one bundle are trained, whichever rows are asked for; the rows say what they are made of."""
+    trained: list[str] = []
+    fit = neural.train
+    monkeypatch.setattr(neural, "train", lambda *args, **kwargs: trained.append(args[1]) or fit(*args, **kwargs))
+    for model in ("contrec", "contrec-trunk-only", "contrec-one-sample", "sasrec-ce"):
+        assert command.compute("toy", model, 0) == 0
+    assert trained == ["contrec"]
+    by_model = {cell.model: cell for cell in cells.read_all(results)}
+    assert set(by_model) == {"contrec", "contrec-trunk-only", "contrec-one-sample", "sasrec-ce"}
+    alone, sampled = by_model["contrec-trunk-only"], by_model["contrec-one-sample"]
+    assert sampled.parameters > alone.parameters, "the head is counted where it is asked"
+    assert by_model["sasrec-ce"].configuration["trunk"]["width"] == 32
+    assert all(cell.seconds > 0 for cell in by_model.values())
 
 
 def test_scores_of_two_models_are_added_as_log_probabilities() -> None:
@@ -91,4 +133,3 @@ def test_the_real_sets_are_refused_in_one_sentence_where_they_are_absent(
     monkeypatch.setenv("CONTREC_DATA", str(tmp_path / "nowhere"))
     with pytest.raises(ValueError, match="set CONTREC_DATA"):
         sets.load("beauty")
-    assert replace(sets.SETS["beauty"]).trunk["max_history"] == 50
