@@ -67,7 +67,7 @@ def show(built: Built, host: str, port: int, tell: Teller) -> int:
         answer = client.post("/recommend", content=request, headers={"content-type": "application/json"})
         if answer.status_code != httpx.codes.OK:
             raise Unready(f"{answer.status_code} {answer.text}")
-        tell(f"ready: {address}  (its page: {address}/docs, Ctrl-C ends it)")
+        tell(f"ready: {address}  (open it in a browser; Ctrl-C ends it)")
         tell(f"{built.user} watched last: {', '.join(built.watched)}")
         tell(f"curl -s {address}/recommend -H 'content-type: application/json' -d '{request}'")
         tell(answer.text)

@@ -3,7 +3,7 @@
 Directions (unit vectors) are projected on their first two principal components: the cosine decides what is near in
 the model, so it decides here. Deterministic: an eigenvector's free sign is fixed. Knows no items and no drawing.
 
-    plane = Plane.of(recommender.item_vectors())
+    plane = Plane.of(recommender.unit_vectors(rows))
     plane.project(vectors)              # (M, W) -> (M, 2), item vectors and preference vectors alike
 """
 

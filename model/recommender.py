@@ -73,7 +73,7 @@ class Walk:
     """One preference vector of a taste, as it was denoised; what the page draws.
 
     times: (T,) falling from 1, which is pure noise. steps: (T, W) the clean estimate after each time, in the space
-    of the item vectors; the last is the vector that `generate` gives. share: of the mixture, all walks sum to 1.
+    of `unit_vectors`; the last is the vector that `generate` gives. share: of the mixture, all walks sum to 1.
     """
 
     times: tuple[float, ...]
@@ -111,10 +111,6 @@ class Recommender(ABC):
 
         Rows may be empty; then the list is the most popular one.
         """
-
-    def item_vectors(self) -> Floats | None:
-        """(N, W) the vectors of the items, in the space of `trace`; None where a recommender has none."""
-        return None
 
     def trace(self, tokens: Sequence[UserTokens], dials: Sequence[Dials]) -> list[tuple[Walk, ...]] | None:
         """How `generate` arrives at each taste, step by step; None where nothing is denoised in vectors."""

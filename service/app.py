@@ -42,7 +42,7 @@ from service.middleware.measure import Measure, count_unasked
 from service.middleware.request_id import RequestId
 from service.middleware.safe_headers import SafeHeaders
 from service.openapi import describe
-from service.routes import bundles, docs, events, health, items, recommend, users
+from service.routes import bundles, docs, events, health, items, page, recommend, users
 from service.settings import Settings, unknown_variables, words
 from service.stores import open_store
 from service.stores.contract import StoreIncompatible, StoreUnavailable
@@ -78,6 +78,8 @@ def create_app(settings: Settings) -> FastAPI:
     install_handlers(app)
     for room in (recommend, events, items, users, bundles, health, docs):
         app.include_router(room.router)
+    if settings.page:
+        app.include_router(page.router)
     check_routes(app.routes)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]
     return app

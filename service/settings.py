@@ -143,6 +143,9 @@ class Settings(BaseSettings):
     drain_s: int = Field(
         10, ge=0, le=600, description="After SIGTERM, how long open requests may take to finish, in seconds."
     )
+    page: bool = Field(
+        True, description="Whether / shows the page; false where strangers reach the service and need no catalogue."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe message that is logged; `info` has a line for each request."
     )

@@ -1,8 +1,8 @@
 """What all tests share: real parts that may be absent, and what happens then.
 
-A test marked `redis` needs a redis-server on the PATH, one marked `data` the real data sets, one marked
-`prometheus` or `nginx` that program. Where such a part is
-absent the test skips and says why; where CONTREC_REQUIRE names the part ("redis", "redis,data") it fails instead.
+A test marked `redis` needs a redis-server on the PATH, one marked `data` the real data sets, one marked `prometheus` or
+`nginx` that program, one marked `browser` a Chromium. Where such a part is absent the test skips and says why; where
+CONTREC_REQUIRE names the part ("redis", "redis,data") it fails instead.
 """
 
 from __future__ import annotations
@@ -31,12 +31,19 @@ def _absent(part: str, reason: str) -> None:
     pytest.skip(reason)
 
 
+def chromium() -> str | None:
+    """The Chromium that the tests drive."""
+    return shutil.which("chromium") or shutil.which("chromium-browser")
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("redis") and shutil.which("redis-server") is None:
         _absent("redis", "no redis-server on the PATH")
     for part, program in (("prometheus", "prometheus"), ("nginx", "nginx")):
         if item.get_closest_marker(part) and shutil.which(program, path=PATH) is None:
             _absent(part, f"no {program} on the PATH")
+    if item.get_closest_marker("browser") and chromium() is None:
+        _absent("browser", "no chromium on the PATH")
     if item.get_closest_marker("data") and not _data_root().is_dir():
         _absent("data", f"no data sets at {_data_root()} (set CONTREC_DATA)")
 

@@ -123,9 +123,6 @@ class Hybrid(Recommender):
     def unit_vectors(self, rows: Rows) -> Floats:
         return self.behaviour.unit_vectors(rows)
 
-    def item_vectors(self) -> Floats:
-        return self.behaviour.item_vectors()
-
     def trace(self, tokens: Sequence[UserTokens], dials: Sequence[Dials]) -> list[tuple[Walk, ...]]:
         return self.behaviour.trace([self.behaviour_tokens(token) for token in tokens], dials)
 

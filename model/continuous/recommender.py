@@ -217,10 +217,6 @@ class ContinuousRecommender(Recommender):
     # ------------------------------------------------------------------------------------------------------------
     # For the eye
 
-    def item_vectors(self) -> Floats:
-        vectors: Floats = self.index.matrix[:, :-1]
-        return vectors
-
     @torch.inference_mode()
     def trace(self, tokens: Sequence[UserTokens], dials: Sequence[Dials]) -> list[tuple[Walk, ...]]:
         """The walks of each taste, in the order of its vectors: the anchor, the standing samples, those of explore."""

@@ -199,9 +199,6 @@ class SemanticRecommender(Recommender):
         scores += np.array([corrections.get(row, 0.0) for row in rows.tolist()], dtype=np.float32)
         return scores
 
-    def item_vectors(self) -> Floats:
-        return self._matrix
-
     def unit_vectors(self, rows: Rows) -> Floats:
         return self._unit[rows]
 
