@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -98,7 +99,7 @@ def main() -> None:
     parser.add_argument("--millions", type=float, nargs="+", default=[1, 2, 5, 10, 25])
     parser.add_argument("--out", type=Path, help="where to write the result as JSON")
     parser.add_argument("--table", type=Path, help="print the table of a result that exists, and measure nothing")
-    parser.add_argument("--options", nargs="*", default=["--split", "time"], help="of the command")
+    parser.add_argument("--options", default="--split time", help="of the command, as one string")
     given = parser.parse_args()
     if given.table:
         sys.stdout.write(table_of(json.loads(given.table.read_text(encoding="utf-8"))) + "\n")
@@ -107,10 +108,10 @@ def main() -> None:
     rows = []
     for millions in given.millions:
         with tempfile.TemporaryDirectory(prefix="contrec-scaling-") as folder:
-            rows.append(measure(millions, Path(folder), given.options))
+            rows.append(measure(millions, Path(folder), shlex.split(given.options)))
             sys.stderr.write(json.dumps(rows[-1]) + "\n")
     result = {
-        "command": f"contrec data prepare table interactions.csv {' '.join(given.options)}",
+        "command": f"contrec data prepare table interactions.csv {given.options}",
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
         "polars_threads": os.environ["POLARS_MAX_THREADS"],
         "rows": rows,
