@@ -42,11 +42,15 @@ class Viewer:
 
 @dataclass(frozen=True, slots=True)
 class Audience:
-    """Everybody, and the recommender and the items that they may be shown."""
+    """Everybody, the recommender that knows their items, and items that may not come.
+
+    unknown: how many events were left out, since the bundle does not know their items.
+    """
 
     recommender: Recommender
     viewers: Sequence[Viewer]
     withdrawn: Rows = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    unknown: int = 0
 
     def digest(self) -> str:
         """sha256 over every user, history and seen set."""
@@ -106,7 +110,7 @@ def of_prepared(prepared: Prepared, recommender: Recommender) -> Audience:
             span = slice(int(negatives.offsets[user]), int(negatives.offsets[user + 1]))
             seen = np.concatenate([history, row_of[negatives.items[span]]])
         viewers.append(Viewer(user_id, history[history >= 0], np.unique(seen[seen >= 0])))
-    return Audience(recommender, viewers)
+    return Audience(recommender, viewers, unknown=int((row_of[prepared.items] < 0).sum()))
 
 
 async def of_store(store: Store, recommender: Recommender) -> Audience:
@@ -119,7 +123,7 @@ async def of_store(store: Store, recommender: Recommender) -> Audience:
     events: dict[str, list[tuple[float, int, str, bool]]] = {}
     async for position, event in store.events():
         events.setdefault(event.user_id, []).append((event.time, position, event.item_id, event.negative))
-    viewers = []
+    viewers, unknown = [], 0
     for user_id in sorted(events):
         own = sorted(events[user_id])
         negatives = {item_id: time for time, _, item_id, negative in own if negative}  # the newest of each stays
@@ -127,8 +131,9 @@ async def of_store(store: Store, recommender: Recommender) -> Audience:
         history, _ = positive_tail(positive[-HISTORY_TAIL:], negatives)
         seen = np.unique(catalogue.rows(item_id for _, _, item_id, _ in own))
         viewers.append(Viewer(user_id, catalogue.rows(history), seen))
+        unknown += sum(catalogue.row(item_id) is None for _, _, item_id, _ in own)
     withdrawn = catalogue.rows(item.item_id for item in said if item.withdrawn)
-    return Audience(recommender, viewers, withdrawn)
+    return Audience(recommender, viewers, withdrawn, unknown)
 
 
 def recommend_all(audience: Audience, out: Path, plan: Plan, *, passing: Passing = lambda sentence: None) -> Told:

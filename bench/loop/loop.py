@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 
 from training.data.sources import read
 
@@ -96,7 +97,7 @@ def ask(client: httpx.Client, targets: dict[str, Row], known: set[str]) -> dict[
         ids = [found["item_id"] for found in answer["items"]]
         gains[user] = 1 / math.log2(ids.index(item) + 2) if item in ids else 0.0
         sources[answer["source"]] = sources.get(answer["source"], 0) + 1
-    told: dict[str, Any] = {"sources": sources}
+    told: dict[str, Any] = {"sources": sources, "gains": gains}
     for name, users in (
         ("everybody", set(gains)),
         ("known yesterday", set(gains) & known),
@@ -109,6 +110,14 @@ def ask(client: httpx.Client, targets: dict[str, Row], known: set[str]) -> dict[
             "ndcg@10": round(sum(own) / max(1, len(own)), 4),
         }
     return told
+
+
+def lead(first: dict[str, float], second: dict[str, float]) -> dict[str, float]:
+    """By how much the second is better in NDCG, and the 95 % interval of a paired bootstrap over users."""
+    differences = np.array([second[user] - gain for user, gain in first.items()])
+    drawn = np.random.default_rng(0).integers(0, len(differences), (2000, len(differences)))
+    low, high = np.quantile(differences[drawn].mean(axis=1), [0.025, 0.975])
+    return {"ndcg@10": round(float(differences.mean()), 4), "from": round(float(low), 4), "to": round(float(high), 4)}
 
 
 def send(client: httpx.Client, rows: Sequence[Row]) -> int:
@@ -163,6 +172,8 @@ def run(data: Path, folder: Path, options: list[str]) -> dict[str, Any]:
     contrec("train", folder / "prepared-today", *publish)
     with served(bundles, store) as client:
         result["c"] = ask(client, targets, known)
+    gains = {letter: result[letter].pop("gains") for letter in NAMES}
+    result["b less a"], result["c less b"] = lead(gains["a"], gains["b"]), lead(gains["b"], gains["c"])
     return result
 
 
@@ -179,7 +190,12 @@ def table_of(result: dict[str, Any]) -> str:
     lines = [f"| NDCG@10 / HR@10 | {head} |", "|---|---:|---:|---:|"]
     for letter, name in NAMES.items():
         cells = (f"{result[letter][group]['ndcg@10']:.4f} / {result[letter][group]['hr@10']:.4f}" for group in groups)
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines.append(f"| ({letter}) {name} | {' | '.join(cells)} |")
+    for pair in ("b less a", "c less b"):
+        found = result[pair]
+        lines.append(
+            f"\n({pair[0]}) less ({pair[-1]}): {found['ndcg@10']:+.4f} ({found['from']:+.4f} to {found['to']:+.4f})"
+        )
     return "\n".join(lines)
 
 

@@ -98,5 +98,7 @@ def _everyone(path: Path, plan: Plan, prepared: Path | None, store: str, out: Pa
             from training.data.prepared import Prepared
 
             audience = of_prepared(Prepared.read(prepared), recommender)
+        if audience.unknown:
+            tell(f"left out {audience.unknown} events of items that the bundle does not know")
         done = recommend_all(audience, out, plan, passing=tell.passing)
     typer.echo(f"{done}, in {out}")

@@ -168,6 +168,7 @@ async def test_the_users_of_a_store_are_those_that_the_service_would_answer(popu
         audience = await of_store(store, popular)
     finally:
         await store.close()
+    assert audience.unknown == 1
     ids = audience.recommender.catalogue.ids
     assert [(v.user_id, ids(v.history), sorted(ids(v.seen))) for v in audience.viewers] == [
         ("u", ["i2", "new"], ["i0", "i2", "new"]),
@@ -181,5 +182,7 @@ def test_what_a_user_did_not_like_is_seen(tmp_path: Path, popular: Popular) -> N
     rows = ["u,i1,1,5", "u,i2,2,5", "u,i0,3,1", "v,i0,1,5", "v,gone,2,5"]
     (tmp_path / "x.csv").write_text("\n".join(["user_id,item_id,timestamp,rating", *rows]) + "\n")
     prepared = prepare("table", tmp_path / "x.csv", tmp_path / "out", cleaning=Cleaning(threshold=3))
-    recommend_all(of_prepared(prepared, popular), tmp_path / "x.parquet", Plan(bundle="p/1"))
+    audience = of_prepared(prepared, popular)
+    assert audience.unknown == 1
+    recommend_all(audience, tmp_path / "x.parquet", Plan(bundle="p/1"))
     assert _lists(tmp_path / "x.parquet") == {"u": ["i3"], "v": ["i1", "i2", "i3"]}
