@@ -10,7 +10,7 @@ import pytest
 
 from contrec.events import export_events, import_events, read_events
 from service.stores import open_store
-from service.stores.contract import Event, append_all
+from service.stores.contract import Event, UserRecord, append_all
 from training.data.clean import Cleaning
 from training.data.prepare import prepare
 from training.data.synthetic import Sizes
@@ -49,6 +49,32 @@ def test_an_export_is_everything_and_can_be_imported_elsewhere(tmp_path: Path) -
     asyncio.run(export_events(there, tmp_path / "again.jsonl"))
     assert (tmp_path / "again.jsonl").read_text() == (tmp_path / "out" / "events.jsonl").read_text()
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["events.jsonl"]
+
+
+@pytest.mark.parametrize("form", ["events.jsonl", "events.csv"])
+def test_dislikes_are_dislikes_after_export_and_import(tmp_path: Path, form: str) -> None:
+    here, there = f"sqlite:///{tmp_path}/a.db", f"sqlite:///{tmp_path}/b.db"
+    told = [
+        ("a", "like", None),
+        ("b", "dislike", None),
+        ("c", "rating", 1.0),
+        ("d", "rating", 4.0),
+        ("a", "click", None),
+    ]
+    events = [Event(f"e{n}", "ann", *one, time=float(n)) for n, one in enumerate(told)]
+    asyncio.run(fill(here, events))
+    asyncio.run(export_events(here, tmp_path / form))
+    asyncio.run(import_events(tmp_path / form, there))
+
+    async def read_ann(address: str) -> UserRecord:
+        store = await open_store(address)
+        record = await store.read_user("ann", "b/1")
+        await store.close()
+        return record
+
+    before, after = asyncio.run(read_ann(here)), asyncio.run(read_ann(there))
+    assert (after.history, after.seen, after.disliked) == (before.history, before.seen, before.disliked)
+    assert after.disliked == {"b", "c"}
 
 
 def test_an_exported_csv_is_a_table_to_train_on(tmp_path: Path) -> None:

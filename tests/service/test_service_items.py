@@ -16,6 +16,8 @@ from service.errors import ErrorCode
 from service.stores.contract import Event, StoreUnavailable
 from tests.redis_server import RedisServer
 from tests.service.test_service_access import ALL, KEYS
+from tests.service.test_service_process import process
+from tests.service.test_service_recommend import publish
 from tests.service.test_service_refusals import JSON, check
 from tests.service.toy import ITEMS, Circle, Running, running
 
@@ -98,6 +100,20 @@ async def test_it_survives_a_restart(store: str) -> None:
     async with running(Circle(), store=store, store_timeout_ms=2000) as run:
         assert await run.ids(history=["i3"], k=2) == ["new", "i5"]
         assert (await run.client.get("/items/i4")).status_code == 404
+
+
+def test_what_was_said_and_withdrawn_survives_a_kill(tmp_path: Path) -> None:
+    publish(tmp_path / "bundles")
+    with process(tmp_path) as (server, client):
+        assert client.put("/items/new", json=NEW).status_code == 200
+        assert client.delete("/items/i39").status_code == 200
+        server.kill()
+        server.wait(timeout=10)
+    with process(tmp_path) as (_, client):
+        assert client.get("/items/new").json()["title"] == "A new thing"
+        assert client.get("/items/i39").status_code == 404
+        found = client.post("/recommend", json={"k": 2, "allow": {"items": ["i39", "i38", "new"]}}).json()
+        assert [item["item_id"] for item in found["items"]] == ["i38", "new"]
 
 
 class Larger(Circle):
