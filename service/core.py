@@ -22,6 +22,7 @@ import asyncio
 import logging
 from collections.abc import Coroutine
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from service import threads
@@ -30,7 +31,7 @@ from service.batcher import Batcher
 from service.bundles import Bundles
 from service.fallback import Done, Errand, Picked, Question, work
 from service.following import Following
-from service.guard import Guard
+from service.guard import Breaker, Guard, State
 from service.insights import Insights
 from service.lists import Lists
 from service.metrics import Metrics
@@ -66,6 +67,7 @@ class Service:
         self.bundles = Bundles(settings.bundles, settings.bundle, choice, self.batcher.on_thread, self.metrics)
         self.following = Following(settings.bundles, settings.bundle, self.bundles, self.guard)
         self.overlay = Overlay(self.guard, self.bundles, self.metrics)
+        self._watch()
         self.lists = Lists(settings, self.bundles, self.overlay, self.users, self.batcher)
         self.answers = Answers(
             settings,
@@ -141,5 +143,17 @@ class Service:
         self.metrics.dropped.inc(dropped)
         self.metrics.queue.set(waiting)
 
+    def _watch(self) -> None:
+        """Gauges that are read where the thing itself is, whenever somebody scrapes."""
+        for calls, breaker in (("reads", self.guard.reads), ("writes", self.guard.writes)):
+            self.metrics.breaker.labels(calls=calls).set_function(partial(_place_of, breaker))
+        overlay, items = self.overlay, self.metrics.overlay_items
+        items.labels(kind="withdrawn").set_function(lambda: len(overlay.withdrawn))
+        items.labels(kind="upserted").set_function(lambda: len(overlay.items) - len(overlay.withdrawn))
+
     def _count_store_failure(self, operation: str) -> None:
         self.metrics.store_failures.labels(operation=operation).inc()
+
+
+def _place_of(breaker: Breaker) -> int:
+    return list(State).index(breaker.state)

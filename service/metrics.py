@@ -111,6 +111,18 @@ class Metrics:
             "Version of the overlay of items that this replica has taken up.",
             registry=self.registry,
         )
+        self.overlay_items = Gauge(
+            "contrec_overlay_items",
+            "Items said of since the bundle was made: upserted, and withdrawn.",
+            ["kind"],
+            registry=self.registry,
+        )
+        self.breaker = Gauge(
+            "contrec_breaker_state",
+            "Circuit breaker of the store: 0 closed, 1 half open (one probe is under way), 2 open.",
+            ["calls"],
+            registry=self.registry,
+        )
         # What is recommended: insights.py.
         self.lists = Counter(
             "contrec_lists", "Lists answered, by the bundle they came from.", ["bundle"], registry=self.registry

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import urllib.request
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
-from service.metrics import SECONDS, Metrics
+from service.metrics import SECONDS, STAGES, STEPS, Metrics
+from service.schemas import Degraded, Source
 from tests.redis_server import free_port
 from tests.service.toy import Circle, running
 
@@ -36,6 +39,9 @@ async def test_a_thousand_users_make_no_new_series() -> None:
             event = {"event_id": f"{user}-{item}", "user_id": user, "item_id": item}
             await run.client.post("/events", json=event)
             await run.client.post("/recommend", json={"user_id": user, "deny": {"items": [item]}})
+            await run.client.post("/rank", json={"user_id": user, "items": [item, user]})
+            await run.client.get(f"/items/{item}/similar?deny_item={user}")
+            await run.client.get(f"/items/{user}", headers={"x-api-key": user, "host": f"{user}.test", "origin": user})
 
         async def everything(user: str, item: str) -> None:
             await ask(user, item)
@@ -152,3 +158,66 @@ async def test_a_client_that_leaves_is_dropped_and_counted() -> None:
         assert value("contrec_dropped_total") == 1
     assert sent == []
     assert circle.encoded == [1]  # three ids were never read
+
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
+
+
+def families() -> dict[str, tuple[str, str, str]]:
+    """(type, labels, help) of each metric of ours, by the name that Prometheus knows."""
+    found = {}
+    for collector in dict.fromkeys(Metrics().registry._collector_to_names):
+        for family in collector.describe() if hasattr(collector, "describe") else ():
+            if family.name.startswith("contrec_"):
+                name = family.name + ("_total" if family.type == "counter" else "")
+                labels = ", ".join(f"`{label}`" for label in collector._labelnames) or "-"
+                found[name] = (family.type, labels, family.documentation)
+    return found
+
+
+def test_the_page_lists_every_metric_as_it_is_and_nothing_else() -> None:
+    rows = re.findall(r"^\| `(contrec_[a-z_]+)` \| ([a-z]+) \| (.+?) \| (.+) \|$", PAGE, flags=re.MULTILINE)
+    assert {name: tuple(rest) for name, *rest in rows} == families()
+
+
+def test_the_page_names_every_label_value_of_a_closed_set() -> None:
+    results = ("hit", "old", "miss", "accepted", "repeated", "served", "refused")
+    for value in (*STAGES, *STEPS, *Source, *Degraded, *results):
+        assert f"`{value}`" in PAGE, f"docs/metrics.md lacks {value}"
+    labels = {label for _, names, _ in families().values() for label in re.findall(r"`(\w+)`", names)}
+    explained = set(re.findall(r"^\| `([a-z]+)` \| [^|]+ \|$", PAGE, flags=re.MULTILINE))
+    assert labels - {"operation", "type"} <= explained
+
+
+async def test_every_metric_moves_when_what_it_counts_happens() -> None:
+    """None is registered and forgotten."""
+    circle = Circle()
+    async with running(circle, model_timeout_ms=50) as run:
+        event = {"event_id": "e", "user_id": "ann", "item_id": "i3", "type": "click"}
+        for _ in range(2):
+            cited = (await run.recommend(history=["i1"]))["recommendation_id"]
+            await run.client.post("/events", json=event | {"recommendation_id": cited})
+            await run.recommend(user_id="ann")
+            await run.settle()
+        circle.broken = {"encode", "generate", "neighbours"}
+        await run.recommend(history=["i2"])
+        await run.client.put("/items/new", json={"title": "New", "text": "7.5"})
+        await run.client.delete("/items/i9")
+        await run.service.store.close()
+        for _ in range(4):
+            assert (await run.recommend(user_id="ann"))["degraded"]
+        moved = {
+            sample.name.removesuffix("_count")
+            for metric in run.service.metrics.registry.collect()
+            for sample in metric.samples
+            if sample.value > 0
+        }
+        value = run.service.metrics.registry.get_sample_value
+        assert value("contrec_breaker_state", {"calls": "reads"}) == 2
+        assert value("contrec_overlay_items", {"kind": "withdrawn"}) == 1
+        assert value("contrec_overlay_items", {"kind": "upserted"}) == 1
+    # Of a queue, of clients that leave and of a bundle on disk other tests speak.
+    assert set(families()) - moved <= ELSEWHERE
+
+
+ELSEWHERE = {"contrec_queue_requests", "contrec_dropped_total", "contrec_bundle_created_timestamp_seconds"}
