@@ -8,11 +8,11 @@ import sys
 import time
 from collections.abc import Sequence
 
-from bench.quality import cells, neural, page
+from bench.quality import cells, neural, page, semantic
 from bench.quality.models import MODELS, Ask
 from bench.quality.sets import SETS, load
 
-assert neural.__name__  # importing it registers its rows
+assert (neural.__name__, semantic.__name__)  # importing them registers their rows
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

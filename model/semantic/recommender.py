@@ -15,13 +15,14 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -36,15 +37,23 @@ from model.semantic.lattice import Lattice, spans
 from model.semantic.network import Context, SemanticNetwork, SemanticShape
 from model.text import item_text, unit
 
+DENSE_ITEMS = 200_000
+"""Largest catalogue whose scores a taste carries: 800 kB a request."""
+
 
 @dataclass(frozen=True, slots=True)
 class SemanticTaste:
-    """log_probs (n, C) of the fully masked pass; preference (W,); corrections (R,) of the scores of rows (R,)."""
+    """log_probs (n, C) of the fully masked pass; preference (W,); corrections (R,) of the scores of rows (R,).
+
+    scores: (N,) what they come to, made for a whole batch in one product, or None in a catalogue of more than
+    DENSE_ITEMS.
+    """
 
     log_probs: Floats
     preference: Floats
     rows: Rows
     corrections: Floats
+    scores: Floats | None = None
 
 
 class SemanticRecommender(Recommender):
@@ -81,12 +90,12 @@ class SemanticRecommender(Recommender):
         """Everything that depends on which items there are. vectors: (N, W) V; bias: (N,)."""
         self.catalogue, self.digits, self.vectors, self._bias, self.counts = catalogue, digits, vectors, bias, counts
         shape = self.network.shape
-        # Where in the flattened (n, C) log-probabilities an item's digits stand: (n, N).
-        self._places = (digits + torch.arange(shape.digits, device=self.device) * shape.codes).T.contiguous()
+        # Where in the flattened (n, C) log-probabilities an item's digits stand: (N, n).
+        self._places = digits + torch.arange(shape.digits, device=self.device) * shape.codes
         # The same three as numpy arrays, sharing memory on a CPU: `retrieve` is one request's affair.
         self._matrix: Floats = vectors.cpu().numpy()
         self._bias_array: Floats = bias.cpu().numpy()
-        self._place_arrays: NDArray[np.int64] = self._places.cpu().numpy()
+        self._place_arrays: NDArray[np.int64] = self._places.T.contiguous().cpu().numpy()
         for name in ("lattice", "_unit"):
             self.__dict__.pop(name, None)  # made from the items when they are next asked for
 
@@ -168,19 +177,26 @@ class SemanticRecommender(Recommender):
         if not tokens:
             return []
         context = self.context(tokens)
+        dense = len(self.catalogue) <= DENSE_ITEMS
         log_probs, preference = masked_pass(self.network, context)
         exploring = [n for n, dial in enumerate(dials) if dial.explore > 0]
         if exploring:
             noise = torch.stack([dials[n].explore * self._gumbel(dials[n].seed) for n in exploring])
             log_probs[exploring] = (log_probs[exploring] + noise).log_softmax(dim=2)
-        rows, corrections = self._looked_at_again(context, log_probs, preference)
+        scores = self._scores(log_probs, preference) if dense or self._looks_again else None
+        rows, corrections = self._looked_at_again(context, log_probs, scores)
         parts = log_probs.cpu().numpy(), preference.cpu().numpy(), rows, corrections
-        return [SemanticTaste(*part) for part in zip(*parts, strict=True)]
+        tastes = [SemanticTaste(*part) for part in zip(*parts, strict=True)]
+        if scores is None or not dense:
+            return tastes
+        whole = scores.cpu().numpy()
+        for n, taste in enumerate(tastes):
+            whole[n, taste.rows] += taste.corrections
+        return [replace(taste, scores=whole[n]) for n, taste in enumerate(tastes)]
 
     def retrieve(self, taste: SemanticTaste, eligible: Mask, k: int) -> tuple[Rows, Floats]:
-        """Exact: at the size of a catalogue that fits here, n look-ups and one inner product an item cost a
-        fraction of a millisecond."""
-        return best(self.score(taste), eligible, k)
+        """Exact, whatever the filter leaves. `score` is the plain twin of the scores that a taste carries."""
+        return best(self.score(taste) if taste.scores is None else taste.scores, eligible, k)
 
     def score(self, taste: SemanticTaste) -> Floats:
         scores: Floats = self._matrix @ taste.preference
@@ -220,23 +236,31 @@ class SemanticRecommender(Recommender):
         real = torch.arange(shape.memory, device=self.device) < flat[:, -1:]
         return self.network.decoder.context(states, index, real)
 
+    @property
+    def _looks_again(self) -> bool:
+        how = self.decoding
+        return how.weight > 0 and how.digits > 0 and (how.candidates > 0 or how.beam > 0)
+
+    def _scores(self, log_probs: Tensor, preference: Tensor) -> Tensor:
+        """(B, N) before any correction. The look-ups fetch the whole batch's log-probabilities of a code at once."""
+        table = (self.decoding.digits * log_probs.flatten(1)).T.contiguous()  # (n * C, B)
+        of_digits = F.embedding_bag(self._places, table, mode="sum")  # (N, B)
+        return torch.addmm(self._bias, preference, self.vectors.T).add_(of_digits.T)
+
     def _looked_at_again(
-        self, context: Context, log_probs: Tensor, preference: Tensor
+        self, context: Context, log_probs: Tensor, scores: Tensor | None
     ) -> tuple[list[Rows], list[Floats]]:
-        """Candidates of each history and what is added to their scores.
+        """Candidates of each history and what is added to their scores (B, N).
 
         A correction is log p(id | h) by conditional passes less the sum of marginals, less its mean over the
         candidates: they change places with one another, and as a group stay where the exact scores put them.
         """
         how, batch = self.decoding, len(log_probs)
-        if how.weight == 0 or (how.candidates == 0 and how.beam == 0):
+        if not self._looks_again:
             return [np.zeros(0, dtype=np.int64)] * batch, [np.zeros(0, dtype=np.float32)] * batch
         if how.beam:
             return self._by_beam(context, log_probs)
-        scores = torch.addmm(self._bias, preference, self.vectors.T)
-        flat = how.digits * log_probs.flatten(1)
-        for places in self._places:
-            scores += flat[:, places]
+        assert scores is not None
         rows = scores.topk(min(how.candidates, scores.shape[1]), dim=1).indices  # (B, R)
         added = conditional(self.network, context, log_probs, self.digits[rows], how.steps)
         added = how.digits * how.weight * (added - added.mean(dim=1, keepdim=True))

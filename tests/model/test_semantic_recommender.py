@@ -76,6 +76,31 @@ def test_a_short_filter_is_filled_to_the_last_eligible_item_without_repeats(deco
     assert sorted(rows.tolist()) == [13, 20, 22]
 
 
+@pytest.mark.parametrize("decoding", WAYS)
+@pytest.mark.parametrize("explore", [0.0, 0.7])
+def test_the_scores_of_a_batch_equal_their_plain_twin(decoding: Decoding, explore: float) -> None:
+    recommender = toy.fitted().recommender(decoding)
+    tokens = recommender.encode(HISTORIES)
+    for taste in recommender.generate(tokens, [Dials(explore=explore, seed=n) for n in range(len(HISTORIES))]):
+        assert taste.scores is not None
+        np.testing.assert_allclose(taste.scores, recommender.score(taste), atol=1e-4)
+
+
+@pytest.mark.parametrize("decoding", WAYS)
+def test_a_catalogue_too_large_to_carry_scores_answers_the_same(
+    decoding: Decoding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recommender = toy.fitted().recommender(decoding)
+    tokens = recommender.encode(HISTORIES)
+    before = recommender.generate(tokens, [Dials()] * len(HISTORIES))
+    monkeypatch.setattr("model.semantic.recommender.DENSE_ITEMS", ITEMS - 1)
+    for one, other in zip(before, recommender.generate(tokens, [Dials()] * len(HISTORIES)), strict=True):
+        assert other.scores is None
+        found, again = recommender.retrieve(one, everything(), 5), recommender.retrieve(other, everything(), 5)
+        assert found[0].tolist() == again[0].tolist()
+        np.testing.assert_allclose(found[1], again[1], atol=1e-4)
+
+
 def test_corrections_move_candidates_among_themselves_only() -> None:
     exact, again = toy.fitted().recommender(EXACT), toy.fitted().recommender(AGAIN)
     tokens = exact.encode(HISTORIES)

@@ -69,11 +69,12 @@ class NetworkPart(Part):
 
 
 class DecodingPart(Part):
-    """How lists are made (model/semantic/decoding.py); the weight of the conditional passes is chosen on validation."""
+    """How lists are made (model/semantic/decoding.py); the weights are chosen on validation among those given."""
 
     beam: Whole
     candidates: Whole
     steps: Count
+    digit_weights: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)]
     weights: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1)]
 
 

@@ -1,9 +1,10 @@
-"""How much the conditional passes are worth: the weight of their corrections, chosen on validation.
+"""How much the digits count beside the item-level score, and how much the conditional passes: chosen on validation.
 
     decoding, report = fit_decoding(prepared, recommender, recipe.decoding, users=6000, seed=0)
 
-Of a handful of weights the best is a little better than none by chance alone; it is served only where its lead over
-the fully masked pass is surer than that, and the report tells the lead.
+First the weight of the digits, by exact scoring. Then that of the corrections: of a handful of weights the best is a
+little better than none by chance alone, so it is served only where its lead over the fully masked pass is surer than
+that, and the report tells the lead.
 """
 
 from __future__ import annotations
@@ -28,28 +29,46 @@ if TYPE_CHECKING:
 def fit_decoding(
     prepared: Prepared, recommender: SemanticRecommender, part: DecodingPart, *, users: int, seed: int
 ) -> tuple[Decoding, dict[str, Any]]:
-    """The decoding to serve, and validation NDCG@10 by weight with the lead of the best (mean, low, high)."""
-    full = Decoding(beam=part.beam, candidates=part.candidates, weight=1.0, steps=part.steps)
-    trial = recommender.with_decoding(full)
-    tastes: dict[int, SemanticTaste] = {}  # each history is read and looked at again once, whatever the weights
-
-    def measure(weight: float) -> Metrics:
-        def scorer(numbers: NDArray[np.int64], histories: list[Rows]) -> Floats:
-            new = [n for n, user in enumerate(numbers.tolist()) if user not in tastes]
-            made = trial.generate(trial.encode([histories[n] for n in new]), [Dials()] * len(new))
-            tastes.update(zip((int(numbers[n]) for n in new), made, strict=True))
-            of_users = [tastes[user] for user in numbers.tolist()]
-            weighed = [replace(t, corrections=t.corrections * np.float32(weight)) for t in of_users]
-            return np.stack([trial.score(taste) for taste in weighed])
-
-        return evaluate(scorer, prepared, "validation", users=users, seed=seed)
-
-    alone = measure(0.0)
-    tried = {weight: measure(weight) for weight in sorted(set(part.weights) - {0.0})}
-    report: dict[str, Any] = {"ndcg@10": {"0": alone.ndcg(10)} | {f"{w:g}": m.ndcg(10) for w, m in tried.items()}}
+    """The decoding to serve, and validation NDCG@10 by weight, and the lead of the best (mean, low, high)."""
+    exact = _Validation(prepared, recommender.with_decoding(Decoding()), users, seed)
+    digits = {weight: exact(weight, 0.0).ndcg(10) for weight in sorted(set(part.digit_weights))}
+    chosen = max(digits, key=lambda weight: digits[weight])
+    full = Decoding(beam=part.beam, digits=chosen, candidates=part.candidates, weight=1.0, steps=part.steps)
+    again = _Validation(prepared, recommender.with_decoding(full), users, seed)
+    alone = again(chosen, 0.0)
+    tried = {weight: again(chosen, weight) for weight in sorted(set(part.weights) - {0.0})} if chosen > 0 else {}
+    report: dict[str, Any] = {
+        "ndcg@10 by weight of digits": {f"{w:g}": value for w, value in digits.items()},
+        "digits": chosen,
+        "ndcg@10": {"0": alone.ndcg(10)} | {f"{w:g}": m.ndcg(10) for w, m in tried.items()},
+    }
     if not tried:
         return replace(full, weight=0.0), report
     weight = max(tried, key=lambda w: tried[w].ndcg(10))
     report["lead"] = lead = paired_bootstrap(tried[weight], alone)
-    report["weight"] = chosen = weight if lead[1] > 0 else 0.0
-    return replace(full, weight=chosen), report
+    report["weight"] = served = weight if lead[1] > 0 else 0.0
+    return replace(full, weight=served), report
+
+
+class _Validation:
+    """Metrics by weights; each history is read and decoded once, whatever they are."""
+
+    def __init__(self, prepared: Prepared, recommender: SemanticRecommender, users: int, seed: int) -> None:
+        self._prepared, self._recommender, self._users, self._seed = prepared, recommender, users, seed
+        self._tastes: dict[int, SemanticTaste] = {}
+
+    def __call__(self, digits: float, weight: float) -> Metrics:
+        """digits: weight of the log-probabilities; weight: of the corrections."""
+        scoring = self._recommender.with_decoding(Decoding(digits=digits))
+
+        def scorer(numbers: NDArray[np.int64], histories: list[Rows]) -> Floats:
+            new = [n for n, user in enumerate(numbers.tolist()) if user not in self._tastes]
+            made = self._recommender.generate(
+                self._recommender.encode([histories[n] for n in new]), [Dials()] * len(new)
+            )
+            for n, taste in zip(new, made, strict=True):
+                self._tastes[int(numbers[n])] = replace(taste, scores=None)
+            tastes = [self._tastes[user] for user in numbers.tolist()]
+            return np.stack([scoring.score(replace(t, corrections=t.corrections * np.float32(weight))) for t in tastes])
+
+        return evaluate(scorer, self._prepared, "validation", users=self._users, seed=self._seed)

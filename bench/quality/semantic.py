@@ -1,0 +1,161 @@
+"""The rows of DiffGRM and of its autoregressive twin; both are kept under runs/quality/<set> for bench/semantic.
+
+Item level like every row; what the papers count, a hit of the *id*, stands labelled in the notes of the cells.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+
+from bench.quality.models import Ask, Fitted, row
+from bench.semantic.autoregressive import Autoregressive, Twin, fit
+from model import load_recommender
+from model.catalogue import Rows
+from model.recommender import Floats
+from model.semantic.codes import pack
+from model.semantic.recommender import SemanticRecommender
+from training.data.prepared import Prepared
+from training.evaluate import Scorer, recommender_scorer
+from training.recipe import load_recipe
+from training.recipes.semantic import SemanticRecipe
+from training.stages.semantic import shape_of
+from training.train import train
+
+BEAM = 50  # of the twin, where nothing else is said; bench/semantic/speed.py looks for the smallest that suffices
+
+
+def bundle(ask: Ask) -> tuple[SemanticRecommender, dict[str, Any]]:
+    """DiffGRM, size small, and its report; trained on first use."""
+    home = ask.folder / "diffgrm"
+    found = sorted(home.glob(f"seed{ask.seed}/*.report.json"))
+    if not found:
+        path = train(
+            ask.folder.parent / "prepared" / ask.set_name,
+            "diffgrm",
+            bundles=home,
+            name=f"seed{ask.seed}",
+            seed=ask.seed,
+        )
+        found = [path.with_name(f"{path.name}.report.json")]
+    report = json.loads(found[0].read_text(encoding="utf-8"))
+    recommender = load_recommender(found[0].with_name(found[0].name.removesuffix(".report.json")))
+    assert isinstance(recommender, SemanticRecommender)
+    return recommender, report
+
+
+def twin(ask: Ask) -> tuple[Twin, float]:
+    """The twin over DiffGRM's own ids and sizes, and the seconds it took; trained on first use."""
+    recommender, _ = bundle(ask)
+    recipe = load_recipe("diffgrm")
+    assert isinstance(recipe, SemanticRecipe)
+    # Teacher forcing gives all digits in one pass: every transition costs it what a share of them costs DiffGRM.
+    part = recipe.network.model_copy(update={"decode_share": 1.0})
+    digits, counts = recommender.digits.numpy().astype(np.uint8), recommender.counts
+    path = ask.folder / f"twin-{ask.seed}.safetensors"
+    if not path.exists():
+        started = time.perf_counter()
+        made = fit(ask.prepared, digits, recommender.network.shape.codes, part, seed=ask.seed)
+        save_file(made.network.state_dict(), path)
+        path.with_suffix(".json").write_text(json.dumps({"seconds": time.perf_counter() - started}))
+    network = Autoregressive(shape_of(part, digits.shape[1], recommender.network.shape.codes), recommender.digits, 0.0)
+    network.load_state_dict(load_file(path))
+    return Twin(network, counts), json.loads(path.with_suffix(".json").read_text())["seconds"]
+
+
+def id_level(scorer: Scorer, prepared: Prepared, digits: NDArray[np.uint8], k: int = 10) -> dict[str, float]:
+    """HR and NDCG of the test part as the papers count them: a hit when the id matches, nothing masked.
+
+    An id's score is that of its best item.
+    """
+    keys, of_item = np.unique(pack(digits), return_inverse=True)
+    order = np.argsort(of_item, kind="stable")
+    starts = np.searchsorted(of_item[order], np.arange(len(keys)))
+    asked = prepared.evaluation("test")
+    ranks = []
+    for start in range(0, len(asked), 256):
+        part = slice(start, start + 256)
+        scores = np.maximum.reduceat(scorer(asked.users[part], asked.histories[part])[:, order], starts, axis=1)
+        target = scores[np.arange(len(scores)), of_item[asked.targets[part]]]
+        ranks.append((scores >= target[:, None]).sum(axis=1))
+    rank = np.concatenate(ranks)
+    return {
+        f"hr@{k} unmasked": float((rank <= k).mean()),
+        f"ndcg@{k} unmasked": float(np.where(rank <= k, 1 / np.log2(rank + 1.0), 0.0).mean()),
+    }
+
+
+def _diffgrm(ask: Ask, recommender: SemanticRecommender, report: dict[str, Any], name: str) -> Fitted:
+    scorer = recommender_scorer(recommender)
+    recipe = load_recipe("diffgrm")
+    return Fitted(
+        scorer,
+        sum(p.numel() for p in recommender.network.parameters()),
+        {"recipe": recipe.model_dump(mode="json"), "decoding": str(recommender.decoding), "part": name},
+        sum(report["seconds"].values()),
+        {
+            "text_encoder": "hashed TF-IDF with a learnt projection",
+            "codes": report["codes"],
+            "decoding": report["decoding"],
+            "id_level": id_level(scorer, ask.prepared, recommender.digits.numpy().astype(np.uint8)),
+        },
+    )
+
+
+@row("diffgrm", "ours", seeds=3)
+def diffgrm(ask: Ask) -> Fitted:
+    """As served."""
+    recommender, report = bundle(ask)
+    return _diffgrm(ask, recommender, report, "as served")
+
+
+@row("diffgrm-digits", "ablation")
+def digits_alone(ask: Ask) -> Fitted:
+    """The digits' log-probabilities alone, without an item-level score: colliding items tie."""
+    recommender, report = bundle(ask)
+    return _diffgrm(ask, _without_items(recommender), report, "digits alone")
+
+
+@row("diffgrm-item", "ablation")
+def item_alone(ask: Ask) -> Fitted:
+    """The item-level score alone, without the digits."""
+    recommender, report = bundle(ask)
+    alone = recommender.with_decoding(replace(recommender.decoding, digits=0.0, weight=0.0))
+    return _diffgrm(ask, alone, report, "item level alone")
+
+
+@row("autoregressive-twin", "baselines", seeds=3)
+def autoregressive(ask: Ask) -> Fitted:
+    """The same encoder and ids, digits one after another: TIGER's way."""
+    made, seconds = twin(ask)
+    scorer = made.scorer(BEAM)
+    return Fitted(
+        scorer,
+        sum(p.numel() for p in made.network.parameters()),
+        {"beam": BEAM},
+        seconds,
+        {"id_level": id_level(scorer, ask.prepared, made.network.digits.numpy().astype(np.uint8))},
+    )
+
+
+def _without_items(recommender: SemanticRecommender) -> SemanticRecommender:
+    """Nothing but digits: preference and bias at zero, popularity far below a rounding to part equals."""
+
+    class DigitsAlone(SemanticRecommender):
+        def score(self, taste: Any) -> Floats:
+            flat = taste.log_probs.ravel()
+            scores: Floats = flat[self._place_arrays].sum(axis=0)
+            return scores + np.float32(1e-4) * (self.counts / (1 + self.counts.max())).astype(np.float32)
+
+        def score_rows(self, taste: Any, rows: Rows) -> Floats:
+            return self.score(taste)[rows]
+
+    recommender = recommender.with_decoding(replace(recommender.decoding, weight=0.0))
+    recommender.__class__ = DigitsAlone
+    return recommender

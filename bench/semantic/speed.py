@@ -1,0 +1,149 @@
+"""What a list costs: DiffGRM by exact scoring, by conditional passes and by beams, beside the autoregressive twin.
+
+    python -m bench.semantic.speed quality --set beauty --seed 0     # NDCG@10 of every way, on validation and test
+    python -m bench.semantic.speed time --set beauty --seed 0        # milliseconds, all ways interleaved in one run
+
+Both read the models that bench/quality trained (and train them where they are missing) and write
+bench/semantic/results/<set>.json. A request is the whole path: the history is read, digits are decoded, ten items that
+were not seen come back. `decoding` times the path from cached user tokens, which is what a known user costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.quality.models import Ask
+from bench.quality.semantic import bundle, twin
+from bench.quality.sets import SETS, load
+from bench.semantic.autoregressive import Twin
+from model.catalogue import Rows
+from model.recommender import Dials
+from model.semantic.decoding import Decoding
+from model.semantic.recommender import SemanticRecommender
+from training.evaluate import Scorer, evaluate, recommender_scorer
+
+RESULTS = Path(__file__).parent / "results"
+BEAMS = (32, 128)
+TWIN_BEAMS = (10, 20, 50, 100)
+VALIDATION_USERS = 3000
+K = 10
+
+
+def ways_of(recommender: SemanticRecommender) -> dict[str, SemanticRecommender]:
+    """The ways of decoding, by name; `served` is the bundle's own."""
+    digits = recommender.decoding.digits
+    return {
+        "exact": recommender.with_decoding(Decoding(digits=digits)),
+        "exact, 30 looked at again": recommender.with_decoding(Decoding(digits=digits, candidates=30, weight=1.0)),
+    } | {f"beam {b}": recommender.with_decoding(Decoding(digits=digits, beam=b, weight=1.0)) for b in BEAMS}
+
+
+def answer(recommender: SemanticRecommender, histories: list[Rows], whole: bool) -> Callable[[], None]:
+    """A call that gives every history its list; from cached user tokens unless `whole`."""
+    everything = np.ones(len(recommender.catalogue), dtype=np.bool_)
+    cached = recommender.encode(histories)
+    dials = [Dials()] * len(histories)
+
+    def ask() -> None:
+        tokens = recommender.encode(histories) if whole else cached
+        for taste, history in zip(recommender.generate(tokens, dials), histories, strict=True):
+            eligible = everything.copy()
+            eligible[history] = False
+            recommender.retrieve(taste, eligible, K)
+
+    return ask
+
+
+def answer_twin(model: Twin, width: int, histories: list[Rows], whole: bool) -> Callable[[], None]:
+    """The same of the twin."""
+    cached = model.encode(histories)
+
+    def ask() -> None:
+        nodes, _ = model.beam(*(model.encode(histories) if whole else cached), width)
+        for leaves, history in zip(nodes, histories, strict=True):
+            rows, _ = model.items(leaves)
+            _ = rows[~np.isin(rows, history)][:K]
+
+    return ask
+
+
+def measure_quality(ask: Ask) -> dict[str, Any]:
+    """NDCG@10 and HR@10 (masked): every way on validation, and once on test."""
+    recommender, _ = bundle(ask)
+    model, _ = twin(ask)
+    scorers: dict[str, Scorer] = {name: recommender_scorer(way) for name, way in ways_of(recommender).items()}
+    scorers |= {f"twin, beam {b}": model.scorer(b) for b in TWIN_BEAMS}
+    found: dict[str, Any] = {}
+    for name, scorer in scorers.items():
+        validation = evaluate(scorer, ask.prepared, "validation", users=VALIDATION_USERS)
+        test = evaluate(scorer, ask.prepared, "test", users=VALIDATION_USERS)
+        found[name] = {"validation ndcg@10": validation.ndcg(10), "ndcg@10": test.ndcg(10), "hr@10": test.hr(10)}
+        print(name, found[name], flush=True)  # noqa: T201
+    return found
+
+
+def measure_time(ask: Ask, seconds: float) -> dict[str, Any]:
+    """Milliseconds a request, p50 and p95, at batch 1 and 32; all ways in turn, over and over."""
+    recommender, _ = bundle(ask)
+    model, _ = twin(ask)
+    histories = ask.prepared.evaluation("test").histories
+    found: dict[str, Any] = {}
+    for batch in (1, 32):
+        for whole in (True, False):
+            times: dict[str, list[float]] = {}
+            draw = np.random.default_rng(0)
+            until = time.perf_counter() + seconds / 4
+            turns = 0
+            while time.perf_counter() < until or turns < 3:
+                turns += 1
+                some = [histories[n] for n in draw.integers(len(histories), size=batch)]
+                calls = {name: answer(way, some, whole) for name, way in ways_of(recommender).items()}
+                calls |= {f"twin, beam {b}": answer_twin(model, b, some, whole) for b in TWIN_BEAMS}
+                for name, call in calls.items():
+                    started = time.perf_counter()
+                    call()
+                    times.setdefault(name, []).append(1e3 * (time.perf_counter() - started) / batch)
+            for name, values in times.items():
+                p50, p95 = np.quantile(values, [0.5, 0.95])
+                record = {"p50_ms": round(float(p50), 3), "p95_ms": round(float(p95), 3), "turns": turns}
+                key = "request" if whole else "decoding"
+                found.setdefault(name, {}).setdefault(f"batch {batch}", {})[key] = record
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Writes the part that was asked for into the set's file, leaving the other part."""
+    parser = argparse.ArgumentParser(prog="python -m bench.semantic.speed", description=__doc__)
+    parser.add_argument("what", choices=("quality", "time"))
+    parser.add_argument("--set", default="beauty", choices=SETS)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=120, help="of timing, all together")
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    ask = Ask(load(given.set), SETS[given.set], given.set, given.seed)
+    path = RESULTS / f"{given.set}.json"
+    record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    found = measure_quality(ask) if given.what == "quality" else measure_time(ask, given.seconds)
+    record[given.what] = {
+        "command": " ".join(["python -m bench.semantic.speed", *(arguments or sys.argv[1:])]),
+        "threads": 1,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "ways": found,
+    }
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
