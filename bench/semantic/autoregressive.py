@@ -27,6 +27,7 @@ from model.recommender import Floats
 from model.semantic.codes import Digits, pack
 from model.semantic.lattice import Ints, spans
 from model.semantic.network import Decoder, DecoderLayer, Encoder, SemanticShape, drop, newest_first
+from model.semantic.reading import newest_states
 from training.data.prepared import Prepared
 from training.evaluate import Scorer, evaluate
 from training.recipes.semantic import NetworkPart
@@ -167,15 +168,7 @@ class Twin:
     @torch.inference_mode()
     def encode(self, histories: Sequence[Rows]) -> tuple[Tensor, Tensor]:
         """States (B, M, W), newest first, and which are real."""
-        shape = self.network.shape
-        tails = [torch.from_numpy(h[-shape.max_history :].astype(np.int64)) for h in histories]
-        lengths = torch.tensor([len(tail) for tail in tails])
-        rows = torch.zeros(len(tails), int(lengths.max()), dtype=torch.long)
-        for n, tail in enumerate(tails):
-            rows[n, : len(tail)] = tail
-        states = self.network.encoder(self.vectors[rows])
-        index = lengths[:, None] - torch.arange(shape.memory)
-        return states[torch.arange(len(tails))[:, None], index.clamp(min=0)], index >= 0
+        return newest_states(self.network.encoder, self.vectors, histories, self.network.shape)
 
     @torch.inference_mode()
     def beam(self, states: Tensor, real: Tensor, width: int) -> tuple[Ints, Floats]:

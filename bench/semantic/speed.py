@@ -2,8 +2,9 @@
 
     python -m bench.semantic.speed quality --set beauty --seed 0     # NDCG@10 of every way, on validation and test
     python -m bench.semantic.speed time --set beauty --seed 0        # milliseconds, all ways interleaved in one run
+    python -m bench.semantic.speed time --set beauty --untrained     # the same work with weights as they were drawn
 
-Both read the models that bench/quality trained (and train them where they are missing) and write
+The first two read the models that bench/quality trained (and train them where they are missing). What is found goes to
 bench/semantic/results/<set>.json. A request is the whole path: the history is read, digits are decoded, ten items that
 were not seen come back. `decoding` times the path from cached user tokens, which is what a known user costs.
 """
@@ -26,12 +27,20 @@ import torch
 from bench.quality.models import Ask
 from bench.quality.semantic import bundle, twin
 from bench.quality.sets import SETS, load
-from bench.semantic.autoregressive import Twin
+from bench.semantic.autoregressive import Autoregressive, Twin
 from model.catalogue import Rows
 from model.recommender import Dials
+from model.semantic.cold import ColdIds
 from model.semantic.decoding import Decoding
+from model.semantic.network import SemanticNetwork
 from model.semantic.recommender import SemanticRecommender
+from model.text import HASHED, item_text
 from training.evaluate import Scorer, evaluate, recommender_scorer
+from training.recipe import load_recipe
+from training.recipes.semantic import SemanticRecipe
+from training.stages.semantic import recommender_of, shape_of
+from training.stages.semantic_codes import fit_codes
+from training.text import fit_hashed_text
 
 RESULTS = Path(__file__).parent / "results"
 BEAMS = (32, 128)
@@ -93,10 +102,27 @@ def measure_quality(ask: Ask) -> dict[str, Any]:
     return found
 
 
-def measure_time(ask: Ask, seconds: float) -> dict[str, Any]:
+def untrained(ask: Ask) -> tuple[SemanticRecommender, Twin]:
+    """Both models over the real ids of the set, of size small, with random weights: their speed without their sense."""
+    from training.collaborative import spectral
+
+    recipe = load_recipe("diffgrm")
+    assert isinstance(recipe, SemanticRecipe)
+    texts = [item_text(item) for item in ask.prepared.catalogue]
+    encoder = fit_hashed_text(texts, recipe.signals.text_buckets, recipe.signals.text_dim)
+    collaborative, known = spectral(*ask.prepared.train_histories(), len(texts), recipe.signals.spectral_dim)
+    text = encoder.encode(texts)
+    encoding = fit_codes(text, collaborative, known, **recipe.codes.model_dump())
+    digits = torch.from_numpy(encoding.digits(text, collaborative, known))
+    torch.manual_seed(ask.seed)
+    shape = shape_of(recipe.network, encoding.count, encoding.codes)
+    cold = ColdIds(encoding, encoder, HASHED)
+    recommender = recommender_of(SemanticNetwork(shape, digits), cold, ask.prepared, Decoding())
+    return recommender, Twin(Autoregressive(shape, digits, 0.0), recommender.counts)
+
+
+def measure_time(recommender: SemanticRecommender, model: Twin, ask: Ask, seconds: float) -> dict[str, Any]:
     """Milliseconds a request, p50 and p95, at batch 1 and 32; all ways in turn, over and over."""
-    recommender, _ = bundle(ask)
-    model, _ = twin(ask)
     histories = ask.prepared.evaluation("test").histories
     found: dict[str, Any] = {}
     for batch in (1, 32):
@@ -128,15 +154,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("what", choices=("quality", "time"))
     parser.add_argument("--set", default="beauty", choices=SETS)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--untrained", action="store_true", help="random weights over the real ids; for `time` alone")
     parser.add_argument("--seconds", type=float, default=120, help="of timing, all together")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     ask = Ask(load(given.set), SETS[given.set], given.set, given.seed)
     path = RESULTS / f"{given.set}.json"
     record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    found = measure_quality(ask) if given.what == "quality" else measure_time(ask, given.seconds)
+    if given.what == "quality":
+        found = measure_quality(ask)
+    else:
+        models = untrained(ask) if given.untrained else (bundle(ask)[0], twin(ask)[0])
+        found = measure_time(*models, ask, given.seconds)
     record[given.what] = {
         "command": " ".join(["python -m bench.semantic.speed", *(arguments or sys.argv[1:])]),
+        "weights": "untrained" if given.untrained else f"seed {given.seed}",
         "threads": 1,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "ways": found,

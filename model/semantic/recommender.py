@@ -35,6 +35,7 @@ from model.semantic.cold import ColdIds
 from model.semantic.decoding import Decoding, beam, conditional, masked_pass
 from model.semantic.lattice import Lattice, spans
 from model.semantic.network import Context, SemanticNetwork, SemanticShape
+from model.semantic.reading import newest_states
 from model.text import item_text, unit
 
 DENSE_ITEMS = 200_000
@@ -150,18 +151,9 @@ class SemanticRecommender(Recommender):
         """condition: (memory * W + 1,) the newest states, newest first, zero where there are fewer, and how many."""
         if not histories:
             return []
-        shape = self.network.shape
-        tails = [torch.from_numpy(history[-shape.max_history :].astype(np.int64)) for history in histories]
-        lengths = torch.tensor([len(tail) for tail in tails])
-        rows = torch.zeros(len(tails), int(lengths.max()), dtype=torch.long)
-        for n, tail in enumerate(tails):
-            rows[n, : len(tail)] = tail
-        states = self.network.encoder(self.vectors[rows.to(self.device)])
-        index = lengths[:, None] - torch.arange(shape.memory)
-        real = index >= 0
-        memory = states[torch.arange(len(tails))[:, None], index.clamp(min=0)] * real[..., None].to(self.device)
-        flat = memory.flatten(1).float().cpu().numpy()
-        count = real.sum(dim=1, keepdim=True).numpy().astype(np.float32)
+        states, real = newest_states(self.network.encoder, self.vectors, histories, self.network.shape)
+        flat = states.flatten(1).float().cpu().numpy()
+        count = real.sum(dim=1, keepdim=True).cpu().numpy().astype(np.float32)
         nothing = np.zeros(0, dtype=np.float32)
         return [UserTokens(condition=row, profile=nothing) for row in np.concatenate([flat, count], axis=1)]
 
@@ -242,10 +234,17 @@ class SemanticRecommender(Recommender):
         return how.weight > 0 and how.digits > 0 and (how.candidates > 0 or how.beam > 0)
 
     def _scores(self, log_probs: Tensor, preference: Tensor) -> Tensor:
-        """(B, N) before any correction. The look-ups fetch the whole batch's log-probabilities of a code at once."""
-        table = (self.decoding.digits * log_probs.flatten(1)).T.contiguous()  # (n * C, B)
-        of_digits = F.embedding_bag(self._places, table, mode="sum")  # (N, B)
-        return torch.addmm(self._bias, preference, self.vectors.T).add_(of_digits.T)
+        """(B, N) before any correction."""
+        scores = torch.addmm(self._bias, preference, self.vectors.T)
+        table = self.decoding.digits * log_probs.flatten(1)  # (B, n * C)
+        if len(table) < 8:
+            for line, of_line in zip(scores, table, strict=True):
+                for places in self._places.T:
+                    line += of_line[places]
+            return scores
+        # A code's log-probabilities of the whole batch lie side by side, and are fetched at once.
+        of_digits = F.embedding_bag(self._places, table.T.contiguous(), mode="sum")  # (N, B)
+        return scores.add_(of_digits.T)
 
     def _looked_at_again(
         self, context: Context, log_probs: Tensor, scores: Tensor | None

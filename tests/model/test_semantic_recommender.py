@@ -80,8 +80,11 @@ def test_a_short_filter_is_filled_to_the_last_eligible_item_without_repeats(deco
 @pytest.mark.parametrize("explore", [0.0, 0.7])
 def test_the_scores_of_a_batch_equal_their_plain_twin(decoding: Decoding, explore: float) -> None:
     recommender = toy.fitted().recommender(decoding)
-    tokens = recommender.encode(HISTORIES)
-    for taste in recommender.generate(tokens, [Dials(explore=explore, seed=n) for n in range(len(HISTORIES))]):
+    histories = HISTORIES * 2  # enough for the way of a large batch
+    tokens = recommender.encode(histories)
+    tastes = recommender.generate(tokens, [Dials(explore=explore, seed=n) for n in range(len(histories))])
+    tastes += recommender.generate(tokens[:2], [Dials(explore=explore, seed=n) for n in range(2)])
+    for taste in tastes:
         assert taste.scores is not None
         np.testing.assert_allclose(taste.scores, recommender.score(taste), atol=1e-4)
 
