@@ -149,7 +149,7 @@ def _without_items(recommender: SemanticRecommender) -> SemanticRecommender:
 
     class DigitsAlone(SemanticRecommender):
         def score(self, taste: Any) -> Floats:
-            flat = taste.log_probs.ravel()
+            flat = taste.table.ravel()
             scores: Floats = flat[self._place_arrays].sum(axis=0)
             return scores + np.float32(1e-4) * (self.counts / (1 + self.counts.max())).astype(np.float32)
 

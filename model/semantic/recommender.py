@@ -44,13 +44,14 @@ DENSE_ITEMS = 200_000
 
 @dataclass(frozen=True, slots=True)
 class SemanticTaste:
-    """log_probs (n, C) of the fully masked pass; preference (W,); corrections (R,) of the scores of rows (R,).
+    """What an item scores by its digits, table (n, C): the weighted log-probabilities of the fully masked pass, and the
+    noise of a request that explores. preference (W,); corrections (R,) of the scores of rows (R,).
 
     scores: (N,) what they come to, made for a whole batch in one product, or None in a catalogue of more than
     DENSE_ITEMS.
     """
 
-    log_probs: Floats
+    table: Floats
     preference: Floats
     rows: Rows
     corrections: Floats
@@ -159,10 +160,10 @@ class SemanticRecommender(Recommender):
 
     @torch.inference_mode()
     def generate(self, tokens: Sequence[UserTokens], dials: Sequence[Dials]) -> list[SemanticTaste]:
-        """explore draws Gumbel noise on every digit's log-probabilities from the request's own seed.
+        """explore adds Gumbel noise to the score of every code, from the request's own seed.
 
-        At explore 1 the likeliest code of a digit is then an exact draw from its distribution, so an exploring list
-        moves to other neighbourhoods of the catalogue, not to scattered items.
+        At explore 1 and a weight of 1 the likeliest code of a digit is then an exact draw from its distribution, so an
+        exploring list moves to other neighbourhoods of the catalogue, not to scattered items.
         """
         if len(tokens) != len(dials):
             raise ValueError(f"{len(tokens)} user tokens but {len(dials)} dials")
@@ -171,13 +172,15 @@ class SemanticRecommender(Recommender):
         context = self.context(tokens)
         dense = len(self.catalogue) <= DENSE_ITEMS
         log_probs, preference = masked_pass(self.network, context)
+        table = self.decoding.digits * log_probs
         exploring = [n for n, dial in enumerate(dials) if dial.explore > 0]
         if exploring:
             noise = torch.stack([dials[n].explore * self._gumbel(dials[n].seed) for n in exploring])
-            log_probs[exploring] = (log_probs[exploring] + noise).log_softmax(dim=2)
-        scores = self._scores(log_probs, preference) if dense or self._looks_again else None
+            table[exploring] += noise
+            log_probs[exploring] = (log_probs[exploring] + noise).log_softmax(dim=2)  # what a beam walks by
+        scores = self._scores(table, preference) if dense or self._looks_again else None
         rows, corrections = self._looked_at_again(context, log_probs, scores)
-        parts = log_probs.cpu().numpy(), preference.cpu().numpy(), rows, corrections
+        parts = table.cpu().numpy(), preference.cpu().numpy(), rows, corrections
         tastes = [SemanticTaste(*part) for part in zip(*parts, strict=True)]
         if scores is None or not dense:
             return tastes
@@ -193,7 +196,7 @@ class SemanticRecommender(Recommender):
     def score(self, taste: SemanticTaste) -> Floats:
         scores: Floats = self._matrix @ taste.preference
         scores += self._bias_array
-        flat = (taste.log_probs * np.float32(self.decoding.digits)).ravel()
+        flat = taste.table.ravel()
         for places in self._place_arrays:
             scores += flat[places]
         scores[taste.rows] += taste.corrections
@@ -201,7 +204,7 @@ class SemanticRecommender(Recommender):
 
     def score_rows(self, taste: SemanticTaste, rows: Rows) -> Floats:
         scores: Floats = self._matrix[rows] @ taste.preference + self._bias_array[rows]
-        flat = (taste.log_probs * np.float32(self.decoding.digits)).ravel()
+        flat = taste.table.ravel()
         scores += flat[self._place_arrays[:, rows]].sum(axis=0)
         corrections = dict(zip(taste.rows.tolist(), taste.corrections.tolist(), strict=True))
         scores += np.array([corrections.get(row, 0.0) for row in rows.tolist()], dtype=np.float32)
@@ -233,10 +236,10 @@ class SemanticRecommender(Recommender):
         how = self.decoding
         return how.weight > 0 and how.digits > 0 and (how.candidates > 0 or how.beam > 0)
 
-    def _scores(self, log_probs: Tensor, preference: Tensor) -> Tensor:
+    def _scores(self, table: Tensor, preference: Tensor) -> Tensor:
         """(B, N) before any correction."""
         scores = torch.addmm(self._bias, preference, self.vectors.T)
-        table = self.decoding.digits * log_probs.flatten(1)  # (B, n * C)
+        table = table.flatten(1)  # (B, n * C)
         if len(table) < 8:
             for line, of_line in zip(scores, table, strict=True):
                 for places in self._places.T:

@@ -149,14 +149,16 @@ def test_who_does_not_explore_is_untouched_by_who_does_and_by_the_seed(decoding:
     assert not np.allclose(recommender.score(plain[1]), recommender.score(mixed[1]))
 
 
-def test_exploring_goes_further_the_more_it_is_turned_up() -> None:
-    recommender = toy.fitted().recommender(EXACT)
+@pytest.mark.parametrize("digits", [0.0, 0.3, 1.0])
+def test_exploring_goes_further_the_more_it_is_turned_up(digits: float) -> None:
+    """Whatever the digits weigh: where validation wants none of them, exploring once did nothing."""
+    recommender = toy.fitted().recommender(replace(EXACT, digits=digits))
     (token,) = recommender.encode([rows_of(5, 6)])
-    first = recommender.generate([token], [Dials()])[0].log_probs
+    first = recommender.generate([token], [Dials()])[0].table
 
     def moved(explore: float) -> float:
         dials = [Dials(explore=explore, seed=seed) for seed in range(50)]
-        return float(np.mean([np.abs(t.log_probs - first).mean() for t in recommender.generate([token] * 50, dials)]))
+        return float(np.mean([np.abs(t.table - first).mean() for t in recommender.generate([token] * 50, dials)]))
 
     assert 0 < moved(0.1) < moved(0.4) < moved(1.0)
 

@@ -35,17 +35,16 @@ def fit_decoding(
     chosen = max(digits, key=lambda weight: digits[weight])
     full = Decoding(beam=part.beam, digits=chosen, candidates=part.candidates, weight=1.0, steps=part.steps)
     again = _Validation(prepared, recommender.with_decoding(full), users, seed)
-    alone = again(chosen, 0.0)
     tried = {weight: again(chosen, weight) for weight in sorted(set(part.weights) - {0.0})} if chosen > 0 else {}
     report: dict[str, Any] = {
         "ndcg@10 by weight of digits": {f"{w:g}": value for w, value in digits.items()},
         "digits": chosen,
-        "ndcg@10": {"0": alone.ndcg(10)} | {f"{w:g}": m.ndcg(10) for w, m in tried.items()},
+        "ndcg@10": {"0": digits[chosen]} | {f"{w:g}": m.ndcg(10) for w, m in tried.items()},
     }
     if not tried:
         return replace(full, weight=0.0), report
     weight = max(tried, key=lambda w: tried[w].ndcg(10))
-    report["lead"] = lead = paired_bootstrap(tried[weight], alone)
+    report["lead"] = lead = paired_bootstrap(tried[weight], again(chosen, 0.0))
     report["weight"] = served = weight if lead[1] > 0 else 0.0
     return replace(full, weight=served), report
 
@@ -59,7 +58,6 @@ class _Validation:
 
     def __call__(self, digits: float, weight: float) -> Metrics:
         """digits: weight of the log-probabilities; weight: of the corrections."""
-        scoring = self._recommender.with_decoding(Decoding(digits=digits))
 
         def scorer(numbers: NDArray[np.int64], histories: list[Rows]) -> Floats:
             new = [n for n, user in enumerate(numbers.tolist()) if user not in self._tastes]
@@ -68,7 +66,11 @@ class _Validation:
             )
             for n, taste in zip(new, made, strict=True):
                 self._tastes[int(numbers[n])] = replace(taste, scores=None)
-            tastes = [self._tastes[user] for user in numbers.tolist()]
-            return np.stack([scoring.score(replace(t, corrections=t.corrections * np.float32(weight))) for t in tastes])
+            return np.stack([self._score(self._tastes[user], digits, weight) for user in numbers.tolist()])
 
         return evaluate(scorer, self._prepared, "validation", users=self._users, seed=self._seed)
+
+    def _score(self, taste: SemanticTaste, digits: float, weight: float) -> Floats:
+        share = np.float32(digits / self._recommender.decoding.digits)  # of the weight that the table holds already
+        weighed = replace(taste, table=taste.table * share, corrections=taste.corrections * np.float32(weight))
+        return self._recommender.score(weighed)
