@@ -94,10 +94,11 @@ class SemanticRecommender(Recommender):
         shape = self.network.shape
         # Where in the flattened (n, C) log-probabilities an item's digits stand: (N, n).
         self._places = digits + torch.arange(shape.digits, device=self.device) * shape.codes
-        # The same three as numpy arrays, sharing memory on a CPU: `retrieve` is one request's affair.
+        self._places_by_digit = self._places.T.contiguous()
+        # The same three as numpy arrays, sharing memory on a CPU.
         self._matrix: Floats = vectors.cpu().numpy()
         self._bias_array: Floats = bias.cpu().numpy()
-        self._place_arrays: NDArray[np.int64] = self._places.T.contiguous().cpu().numpy()
+        self._place_arrays: NDArray[np.int64] = self._places_by_digit.cpu().numpy()
         for name in ("lattice", "_unit"):
             self.__dict__.pop(name, None)  # made from the items when they are next asked for
 
@@ -242,8 +243,8 @@ class SemanticRecommender(Recommender):
         table = table.flatten(1)  # (B, n * C)
         if len(table) < 8:
             for line, of_line in zip(scores, table, strict=True):
-                for places in self._places.T:
-                    line += of_line[places]
+                for places in self._places_by_digit:
+                    line += of_line.index_select(0, places)
             return scores
         # A code's log-probabilities of the whole batch lie side by side, and are fetched at once.
         of_digits = F.embedding_bag(self._places, table.T.contiguous(), mode="sum")  # (N, B)
