@@ -33,6 +33,8 @@ test: $(VENV)/.dev
 # Each line is one long thing, and may be run alone.
 nightly: $(VENV)/.dev
 	@CONTREC_FUZZ=20000 $(BIN)/pytest tests/service/test_service_fuzz.py tests/service/test_service_schema.py
+	@CONTREC_NIGHTLY=1 $(BIN)/pytest tests/chaos
+	@$(BIN)/python -m bench.serving.soak --minutes 30 --rate 20 --out bench/serving/results/nightly.json
 
 bench-serving: $(VENV)/.dev
 	@$(BIN)/python -m bench.serving --out bench/serving/results/latest.json $(ARGS)

@@ -71,6 +71,8 @@ class Answers:
         """The answer, always from some rung of the ladder. Raises the typed overloaded."""
         started = time.perf_counter()
         served = self.bundles.served  # once: a swap meanwhile must not mix two bundles
+        if served is not None and (request.user_id is not None or request.history):
+            self._check_room()
         recommendation_id = new_id(None if served is None else served.label)
         user = await self.users.read(request.user_id, _WITHOUT_BUNDLE if served is None else served.label)
         record = user.record
@@ -165,6 +167,13 @@ class Answers:
         if (degraded := self._degraded(user)) is not None:
             answer.degraded = degraded
         return answer
+
+    def _check_room(self) -> None:
+        """Raises the typed overloaded before anything is spent on a request that the model would refuse."""
+        try:
+            self.batcher.check()
+        except Overloaded as error:
+            raise ApiError(ErrorCode.OVERLOADED, str(error), retry_after=RETRY_AFTER_S) from None
 
     async def _pick(self, question: Question, stored: str | None, user: User) -> Picked:
         """stored: the user whose own history this is, and whose tokens may be used and kept."""

@@ -15,6 +15,7 @@ import resource
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -35,6 +36,7 @@ from service.keys import KeyRing, KeysError
 from service.limiter import RateLimiter
 from service.middleware.body_limit import BodyLimit
 from service.middleware.client_gone import ClientGone
+from service.middleware.farewell import Farewell
 from service.middleware.fast_lane import FastLane
 from service.middleware.guard import Guard
 from service.middleware.hosts import Hosts
@@ -92,6 +94,7 @@ def _middleware(settings: Settings, keys: KeyRing) -> list[Middleware]:
     stack = [
         Middleware(RequestId),
         Middleware(Measure, log_paths=settings.log_ids),
+        Middleware(Farewell),
         Middleware(SafeHeaders),
         Middleware(Hosts, names=hosts),
     ]
@@ -158,7 +161,7 @@ def run(make: Callable[[], FastAPI], settings: Settings) -> int:
         timeout_graceful_shutdown=settings.drain_s,
         lifespan="on",
     )
-    server = uvicorn.Server(config)
+    server = _Server(config, settings.drain_wait_s, lambda: _begin_draining(app))
 
     def stop(number: int, frame: FrameType | None) -> None:
         server.should_exit = True
@@ -169,6 +172,37 @@ def run(make: Callable[[], FastAPI], settings: Settings) -> int:
         signal.signal(number, stop)
     server.run()
     return 0 if server.started else 1
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server that goes on serving for `wait` seconds after SIGTERM, when `begin` has said that it will end.
+
+    uvicorn closes idle connections at once, and a request that is on its way on one of them is lost. So answers ask
+    clients to leave first, and balancers see readiness go. Ctrl-C and a second SIGTERM do not wait.
+    """
+
+    def __init__(self, config: uvicorn.Config, wait: float, begin: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._wait = wait
+        self._begin = begin
+        self._ending: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if sig == signal.SIGTERM and self._ending is None and self.started:
+            self._ending = time.monotonic() + self._wait
+            self._begin()
+            self._captured_signals.append(sig)
+        else:
+            super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._ending is not None and time.monotonic() >= self._ending:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def _begin_draining(app: FastAPI) -> None:
+    app.state.service.begin_draining()
 
 
 def cannot_start(settings: Settings) -> str | None:

@@ -1,6 +1,8 @@
 """Micro-batching: one task owns the bounded queue, one thread computes; everyone else sends messages.
 
-Whatever waits when the thread is free is computed together, up to `max_batch`; nobody waits for a batch to fill.
+Whatever waits when the thread is free is computed together, up to `max_batch`; nobody waits for a batch to fill. Who
+would have to wait for longer than `max_wait` is refused at once, so that under a flood those who are accepted keep
+their latency.
 Work whose caller has left, or whose time is up, is dropped before it costs anything. Knows no model: `work` turns a
 list of questions into a list of answers, on the thread.
 
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -43,7 +46,7 @@ class _Stop:
 class Batcher(Generic[Question, Answer]):
     """See the module. `work` must return one answer for each question, in order.
 
-    on_batch(size, dropped, waiting): told once a batch, for the metrics.
+    max_wait: seconds. on_batch(size, dropped, waiting): told once a batch, for the metrics.
     """
 
     def __init__(
@@ -52,10 +55,14 @@ class Batcher(Generic[Question, Answer]):
         *,
         queue_size: int,
         max_batch: int,
+        max_wait: float = math.inf,
         on_batch: Callable[[int, int, int], None] = lambda size, dropped, waiting: None,
     ) -> None:
         self._work = work
         self._max_batch = max_batch
+        self._max_wait = max_wait
+        self._each_s = 0.0  # how long a question takes lately, of its share in a batch
+        self._under_way = 0
         self._on_batch = on_batch
         self._queue: asyncio.Queue[_Ask[Question, Answer] | _Stop] = asyncio.Queue(queue_size)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
@@ -69,8 +76,7 @@ class Batcher(Generic[Question, Answer]):
     async def ask(self, question: Question, timeout: float | None = None) -> Answer:
         """The answer, computed with whatever else waits. Raises Overloaded, what `work` raised, or TimeoutError once
         `timeout` seconds have gone by."""
-        if self._closing:
-            raise Overloaded("the service is shutting down")
+        self.check()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
         deadline = math.inf if timeout is None else loop.time() + timeout
@@ -80,6 +86,15 @@ class Batcher(Generic[Question, Answer]):
             raise Overloaded(f"{self._queue.maxsize} requests wait already") from None
         async with asyncio.timeout(timeout):
             return await future
+
+    def check(self) -> None:
+        """Raises Overloaded where `ask` would: worth asking before anything is spent on a question."""
+        if self._closing:
+            raise Overloaded("the service is shutting down")
+        waiting = self._queue.qsize()
+        too_long = waiting and self._each_s * (waiting + self._under_way) > self._max_wait
+        if waiting >= self._queue.maxsize or too_long:
+            raise Overloaded(f"{waiting} requests wait already")
 
     async def on_thread(self, work: Callable[[], Result]) -> Result:
         """Runs something on the model thread, between two batches: warming up, say."""
@@ -111,13 +126,17 @@ class Batcher(Generic[Question, Answer]):
 
     async def _answer(self, asks: list[_Ask[Question, Answer]]) -> None:
         try:
+            began, self._under_way = time.perf_counter(), len(asks)
             answers = await self.on_thread(lambda: self._work([ask.question for ask in asks]))
+            self._each_s += 0.2 * ((time.perf_counter() - began) / len(asks) - self._each_s)
             pairs = list(zip(asks, answers, strict=True))
         except Exception as error:  # noqa: BLE001 - whatever it was, the callers must hear of it and the task must live
             for ask in asks:
                 if not ask.future.done():
                     ask.future.set_exception(error)
             return
+        finally:
+            self._under_way = 0
         for ask, answer in pairs:
             if not ask.future.done():
                 ask.future.set_result(answer)

@@ -62,7 +62,11 @@ class Service:
         self.insights = Insights(self.metrics)
         self.users = Users(self.guard, self.metrics, self.insights, settings.token_ttl_s)
         self.batcher: Batcher[Question | Errand, Picked | Done] = Batcher(
-            work, queue_size=settings.queue_size, max_batch=settings.max_batch, on_batch=self._count_batch
+            work,
+            queue_size=settings.queue_size,
+            max_batch=settings.max_batch,
+            max_wait=settings.queue_wait_ms / 1000,
+            on_batch=self._count_batch,
         )
         self.bundles = Bundles(settings.bundles, settings.bundle, choice, self.batcher.on_thread, self.metrics)
         self.following = Following(settings.bundles, settings.bundle, self.bundles, self.guard)
@@ -105,10 +109,14 @@ class Service:
         service._loops.append(asyncio.create_task(service.overlay.follow(settings.catalogue_poll_ms / 1000)))
         return service
 
-    async def close(self) -> None:
-        """Finishes what was begun: loading, queued requests, tokens to keep. Then frees everything."""
+    def begin_draining(self) -> None:
+        """Readiness goes and answers ask clients to leave; whoever comes is served until the end."""
         self.draining = True
         self.metrics.ready.set(0)
+
+    async def close(self) -> None:
+        """Finishes what was begun: loading, queued requests, tokens to keep. Then frees everything."""
+        self.begin_draining()
         for loop in self._loops:
             loop.cancel()
         await asyncio.gather(*self._background)

@@ -20,7 +20,7 @@ from service.stores import check_address
 PREFIX = "CONTREC_"
 
 # Variables with our prefix that belong to other rooms; every other unknown one is a likely slip of the pen.
-_ELSEWHERE = frozenset({"CONTREC_DATA", "CONTREC_DEBUG", "CONTREC_FUZZ", "CONTREC_REQUIRE"})
+_ELSEWHERE = frozenset({"CONTREC_DATA", "CONTREC_DEBUG", "CONTREC_FUZZ", "CONTREC_REQUIRE", "CONTREC_NIGHTLY"})
 
 
 class SettingsError(Exception):
@@ -131,6 +131,12 @@ class Settings(BaseSettings):
         le=65_536,
         description="Requests that may wait for the model; beyond it the answer is 429 with Retry-After.",
     )
+    queue_wait_ms: int = Field(
+        250,
+        ge=1,
+        le=60_000,
+        description="Longest wait for the model that is accepted, in ms, as the last batches took; beyond it 429.",
+    )
     max_batch: int = Field(
         32, ge=1, le=1024, description="Most requests computed together. Nobody waits for a batch to fill."
     )
@@ -140,8 +146,15 @@ class Settings(BaseSettings):
         le=256,
         description="Threads of torch; 0 takes what the cgroup's CPU quota allows, and logs the reason.",
     )
+    drain_wait_s: float = Field(
+        1.0,
+        ge=0,
+        le=60,
+        allow_inf_nan=False,
+        description="After SIGTERM, for how many seconds requests are still taken, unready, so that balancers leave.",
+    )
     drain_s: int = Field(
-        10, ge=0, le=600, description="After SIGTERM, how long open requests may take to finish, in seconds."
+        10, ge=0, le=600, description="After that, how long open requests may take to finish, in seconds."
     )
     page: bool = Field(
         True, description="Whether / shows the page; false where strangers reach the service and need no catalogue."

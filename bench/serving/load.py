@@ -88,6 +88,7 @@ class _Connection(asyncio.Protocol):
         self._buffer = b""
         self._wanted = -1
         self._body_at = 0
+        self._last = False  # the server has asked us to leave
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -107,10 +108,13 @@ class _Connection(asyncio.Protocol):
                 return
             head = self._buffer[:end].lower()
             at = head.find(b"content-length:")
+            self._last = b"\r\nconnection: close" in head
             length = int(head[at + 15 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
             self._body_at = end + 4
             self._wanted = self._body_at + length
         if len(self._buffer) >= self._wanted and self.done is not None:
+            if self._last and self.transport is not None:
+                self.transport.close()
             done, self.done = self.done, None
             done(int(self._buffer[9:12]), self._buffer[self._body_at : self._wanted])
 

@@ -142,7 +142,7 @@ def start(folder: Path, module: str = "bench.serving.server", **settings: object
     """Starts a server that works in this folder; the settings are CONTREC_ variables."""
     port = free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CONTREC_")}
-    given: dict[str, object] = {"port": port, "metrics_port": 0, "bundle": NAME} | settings
+    given: dict[str, object] = {"port": port, "metrics_port": 0, "bundle": NAME, "drain_wait_s": 0} | settings
     environment |= {f"CONTREC_{name.upper()}": str(value) for name, value in given.items()}
     environment["PYTHONPATH"] = str(ROOT)
     log = folder / f"server-{port}.log"
@@ -153,7 +153,7 @@ def start(folder: Path, module: str = "bench.serving.server", **settings: object
     return Server(process, "127.0.0.1", int(str(given["port"])), log)
 
 
-def wait_ready(server: Server, seconds: float = 60.0) -> None:
+def wait_ready(server: Server, seconds: float = 240.0) -> None:
     """Returns once /readyz says yes. Raises RuntimeError with the log when it does not."""
     deadline = time.monotonic() + seconds
     with httpx.Client(base_url=server.url, timeout=5, trust_env=False) as client:
@@ -168,9 +168,9 @@ def wait_ready(server: Server, seconds: float = 60.0) -> None:
 
 
 @contextmanager
-def serving(folder: Path, **settings: object) -> Iterator[Server]:
+def serving(folder: Path, module: str = "bench.serving.server", **settings: object) -> Iterator[Server]:
     """A ready server, ended with SIGTERM when the block is left."""
-    server = start(folder, **settings)
+    server = start(folder, module, **settings)
     try:
         wait_ready(server)
         yield server

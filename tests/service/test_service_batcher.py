@@ -154,3 +154,20 @@ async def test_what_is_out_of_time_is_not_computed(batcher: Batcher[int, int], w
     work.gate.set()
     assert (await held, await patient) == (0, 4)
     assert work.batches == [[0], [2]]
+
+
+async def test_who_would_wait_too_long_is_refused_and_who_may_wait_is_not(work: Doubling) -> None:
+    batcher = Batcher(work, queue_size=100, max_batch=1, max_wait=0.05)
+    batcher.start()
+    held = await hold_up(batcher, work)
+    await asyncio.sleep(0.2)
+    work.gate.set()
+    await held  # a question took 0.2 s, so 0.04 s by the running mean
+    held = await hold_up(batcher, work)
+    waiting = asyncio.create_task(batcher.ask(1))  # whoever finds nobody waiting may wait
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded, match="1 requests wait"):
+        await batcher.ask(2)
+    work.gate.set()
+    assert (await held, await waiting) == (0, 2)
+    await batcher.close()

@@ -1,0 +1,39 @@
+"""The real server, whose model can be broken from outside: the file `broken` names the steps that raise or hang.
+
+    python -m tests.chaos.breakable          # settings as always; `broken` lies in the working directory
+
+A test cannot reach into another process; this is the smallest door into it.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from model.continuous.recommender import ContinuousRecommender
+from service.app import serve
+from service.settings import load_settings
+
+SWITCH = Path("broken")
+STEPS = ("encode", "generate", "retrieve", "score", "neighbours")
+
+
+def breakable(step: str, work: Callable[..., Any]) -> Callable[..., Any]:
+    def maybe(*given: Any, **named: Any) -> Any:
+        broken = SWITCH.read_text().split() if SWITCH.exists() else []
+        if step in broken:
+            raise RuntimeError(f"{step} is broken")
+        if f"slow-{step}" in broken:
+            time.sleep(0.3)
+        return work(*given, **named)
+
+    return maybe
+
+
+if __name__ == "__main__":
+    for step in STEPS:
+        setattr(ContinuousRecommender, step, breakable(step, getattr(ContinuousRecommender, step)))
+    sys.exit(serve(load_settings()))
