@@ -29,7 +29,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, bundles: Path) -> Iterator[t
     shutil.copytree(bundles, folder / "bundles")
     store, port = f"sqlite:///{folder / 'events.db'}", free_port()
     fill_store(store, users=USERS, items=ITEMS)
-    given = {"bundles": folder / "bundles", "store": store, "metrics_port": port, "queue_wait_ms": 100}
+    given = {"bundles": folder / "bundles", "store": store, "metrics_port": port, "queue_wait_ms": 500}
     with serving(folder, "tests.chaos.breakable", **given) as server:
         yield server, folder, port
 
@@ -49,7 +49,7 @@ def test_the_model_raises(world: tuple[Server, Path, int], broken: str, sources:
     switch = folder / "broken"
     switch.write_text(broken)
     try:
-        with under_load(server, f"raising-{broken}", seconds=scaled(1, 20)) as load:
+        with under_load(server, f"raising-{broken}", rate=20, seconds=scaled(2, 20)) as load:
             pass
     finally:
         switch.unlink()
@@ -131,7 +131,7 @@ def test_a_flood_of_five_times_the_capacity(world: tuple[Server, Path, int]) -> 
     assert server.memory_mib() - before < 64
     # Counted by the server: the generator shares the machine, and its own lateness under such a flood says nothing.
     told = sorted(json.loads(answer.body)["timings_ms"]["total"] for answer in flood.answers if answer.status == 200)
-    assert told[len(told) // 2] < 1000
+    assert told[len(told) // 2] < 1500
     after = run(closed_loop(server.host, server.port, ask, clients=2, seconds=0.5))
     assert after.errors == 0
 
