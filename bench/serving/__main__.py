@@ -40,7 +40,8 @@ CLIENTS = 32
 
 @dataclass
 class Row:
-    """One line of the table. *_ms: milliseconds; cpu_ms: CPU time of the server's process for each answer."""
+    """One line of the table. *_ms: milliseconds; cpu_ms: CPU time of the server's process for each answer.
+    memory_mib: resident, after the phase."""
 
     configuration: str
     phase: str
@@ -53,6 +54,7 @@ class Row:
     p99_ms: float
     cpu_ms: float
     late_ms: float
+    memory_mib: float
     stages: dict[str, float]
 
 
@@ -135,6 +137,7 @@ def measure(configuration: str, server: Server, items: int, seconds: float, ceil
             **{f"p{p}_ms": round(result.latency_ms(p), 2) for p in (50, 95, 99)},
             cpu_ms=round(1000 * spent / max(1, len(result.answers)), 3),
             late_ms=round(result.late_ms, 1),
+            memory_mib=round(server.memory_mib(), 1),
             stages=stages(result),
         )
 
@@ -189,7 +192,7 @@ def table(rows: list[Row]) -> str:
     for row in rows:
         offered = "as many as it can" if row.offered is None else f"{row.offered:g}"
         counts = f"{row.answered:.0f} | {row.errors} | {row.degraded}"
-        times = f"{row.p50_ms:.1f} | {row.p95_ms:.1f} | {row.p99_ms:.1f} | {row.cpu_ms:.2f}"
+        times = f"{row.p50_ms:.1f} | {row.p95_ms:.1f} | {row.p99_ms:.1f} | {row.cpu_ms:.2f} | {row.memory_mib:.0f}"
         lines.append(f"| {row.configuration} | {row.phase} | {offered} | {counts} | {times} |")
     shown = ("around", "store", "queue", "encode", "generate", "retrieve", "total")
     lines += ["", "Where the milliseconds of a recommendation go (medians):", ""]
