@@ -61,8 +61,7 @@ class Batcher(Generic[Question, Answer]):
         self._work = work
         self._max_batch = max_batch
         self._max_wait = max_wait
-        self._each_s = 0.0  # how long a question takes lately, of its share in a batch
-        self._under_way = 0
+        self._batch_s = 0.0  # how long a batch takes on the thread, lately
         self._on_batch = on_batch
         self._queue: asyncio.Queue[_Ask[Question, Answer] | _Stop] = asyncio.Queue(queue_size)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
@@ -92,8 +91,8 @@ class Batcher(Generic[Question, Answer]):
         if self._closing:
             raise Overloaded("the service is shutting down")
         waiting = self._queue.qsize()
-        too_long = waiting and self._each_s * (waiting + self._under_way) > self._max_wait
-        if waiting >= self._queue.maxsize or too_long:
+        too_long = self._batch_s * (1 + waiting // self._max_batch) > self._max_wait
+        if waiting >= self._queue.maxsize or (waiting and too_long):
             raise Overloaded(f"{waiting} requests wait already")
 
     async def on_thread(self, work: Callable[[], Result]) -> Result:
@@ -124,19 +123,22 @@ class Batcher(Generic[Question, Answer]):
             if len(asked) < len(messages):
                 return
 
+    def _timed(self, questions: Sequence[Question]) -> Sequence[Answer]:
+        # On the thread: the loop's own lag under a flood must not pass for the model's slowness, and so refuse more.
+        began = time.perf_counter()
+        answers = self._work(questions)
+        self._batch_s += 0.2 * (time.perf_counter() - began - self._batch_s)
+        return answers
+
     async def _answer(self, asks: list[_Ask[Question, Answer]]) -> None:
         try:
-            began, self._under_way = time.perf_counter(), len(asks)
-            answers = await self.on_thread(lambda: self._work([ask.question for ask in asks]))
-            self._each_s += 0.2 * ((time.perf_counter() - began) / len(asks) - self._each_s)
+            answers = await self.on_thread(lambda: self._timed([ask.question for ask in asks]))
             pairs = list(zip(asks, answers, strict=True))
         except Exception as error:  # noqa: BLE001 - whatever it was, the callers must hear of it and the task must live
             for ask in asks:
                 if not ask.future.done():
                     ask.future.set_exception(error)
             return
-        finally:
-            self._under_way = 0
         for ask, answer in pairs:
             if not ask.future.done():
                 ask.future.set_result(answer)

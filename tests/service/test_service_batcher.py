@@ -162,7 +162,7 @@ async def test_who_would_wait_too_long_is_refused_and_who_may_wait_is_not(work: 
     held = await hold_up(batcher, work)
     await asyncio.sleep(0.2)
     work.gate.set()
-    await held  # a question took 0.2 s, so 0.04 s by the running mean
+    await held  # a batch took 0.2 s, so 0.04 s by the running mean: one may wait behind another, two may not
     held = await hold_up(batcher, work)
     waiting = asyncio.create_task(batcher.ask(1))  # whoever finds nobody waiting may wait
     await asyncio.sleep(0)
