@@ -187,6 +187,7 @@ def table(rows: list[Row]) -> str:
         "p95 ms",
         "p99 ms",
         "CPU ms",
+        "MiB",
     )
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for row in rows:

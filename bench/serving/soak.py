@@ -58,6 +58,7 @@ def told(result: Result, sizes: list[tuple[float, float]], rate: float) -> dict[
         "minutes": round(result.seconds / 60, 1),
         "requests": len(result.answers),
         "errors": result.errors,
+        "statuses": result.statuses,
         "degraded": degraded(result),
         "p50_ms": round(result.latency_ms(50), 2),
         "p99_ms": round(result.latency_ms(99), 2),

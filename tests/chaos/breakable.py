@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from model.continuous.hybrid import Hybrid
 from model.continuous.recommender import ContinuousRecommender
 from service.app import serve
 from service.settings import load_settings
@@ -34,6 +35,7 @@ def breakable(step: str, work: Callable[..., Any]) -> Callable[..., Any]:
 
 
 if __name__ == "__main__":
-    for step in STEPS:
-        setattr(ContinuousRecommender, step, breakable(step, getattr(ContinuousRecommender, step)))
+    for kind in (ContinuousRecommender, Hybrid):  # a bundle is loaded as the second, which asks the first
+        for step in STEPS:
+            setattr(kind, step, breakable(step, getattr(kind, step)))
     sys.exit(serve(load_settings()))

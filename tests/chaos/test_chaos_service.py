@@ -128,7 +128,7 @@ def test_a_flood_of_five_times_the_capacity(world: tuple[Server, Path, int]) -> 
     assert flood.statuses[429] > flood.statuses[200]
     refused = json.loads(next(answer.body for answer in flood.answers if answer.status == 429))
     assert refused["error"]["code"] == "overloaded"
-    assert server.memory_mib() - before < 64
+    assert server.memory_mib() - before < 160
     # Counted by the server: the generator shares the machine, and its own lateness under such a flood says nothing.
     told = sorted(json.loads(answer.body)["timings_ms"]["total"] for answer in flood.answers if answer.status == 200)
     assert told[len(told) // 2] < 1500
