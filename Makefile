@@ -6,6 +6,7 @@
 #   make nightly what is too long for every change
 #   make check   lint, format and types          make fix    repairs what can be repaired by itself
 #   make bench-quality  the table of docs/quality, cell by cell
+#   make check-compose  builds and runs docker-compose.yml on the Docker engine at hand, ten minutes
 #   make env     only the environment            make clean  removes what these commands made
 #
 # TORCH_INDEX: where torch comes from when it is reached; else pip installs it from wherever pip already looks.
@@ -22,7 +23,7 @@ export PIP_ROOT_USER_ACTION := ignore
 export PIP_NO_INPUT := 1
 
 .DELETE_ON_ERROR:
-.PHONY: demo test check fix env env-dev clean bench-quality bench-serving nightly
+.PHONY: demo test check fix env env-dev clean bench-quality bench-serving nightly check-compose
 
 demo: $(VENV)/.run
 	@$(BIN)/contrec demo --port $(PORT) --folder $(DEMO)
@@ -38,6 +39,11 @@ nightly: $(VENV)/.dev
 
 bench-serving: $(VENV)/.dev
 	@$(BIN)/python -m bench.serving --out bench/serving/results/latest.json $(ARGS)
+
+# Docker's own CPU and disk decide how long; nothing of it is left behind.
+check-compose: $(VENV)/.dev
+	@docker info >/dev/null 2>&1 || { echo "no Docker engine answers (docker info)" >&2; exit 1; }
+	@CONTREC_REQUIRE=compose $(BIN)/pytest tests/compose -v --log-cli-level=INFO $(ARGS)
 
 check: $(VENV)/.dev
 	@$(BIN)/ruff check .

@@ -39,6 +39,8 @@ def chromium() -> str | None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("redis") and shutil.which("redis-server") is None:
         _absent("redis", "no redis-server on the PATH")
+    if item.get_closest_marker("compose") and "compose" not in os.environ.get("CONTREC_REQUIRE", "").split(","):
+        pytest.skip("builds images and takes minutes: make check-compose")
     for part, program in (("prometheus", "prometheus"), ("nginx", "nginx")):
         if item.get_closest_marker(part) and shutil.which(program, path=PATH) is None:
             _absent(part, f"no {program} on the PATH")

@@ -173,7 +173,11 @@ WELCOME = {
     *("app.kubernetes.io", "pod-security.kubernetes.io", "kubernetes.io", "prometheus.io"),
     *("kustomize.config.k8s.io", "networking.k8s.io"),
 }
-ADDRESS = {"Makefile": "TORCH_INDEX ?=", "Dockerfile": "ARG TORCH_INDEX="}  # the one that is named, and an argument
+ADDRESS = {  # the one address that the house names, wherever it can be overridden
+    "Makefile": "TORCH_INDEX ?=",
+    "Dockerfile": "ARG TORCH_INDEX=",
+    "docker-compose.yml": "    TORCH_INDEX: ${TORCH_INDEX:-",
+}
 MACHINE = re.compile(r"(?<![\w.])/(?:work|root|home/\w+|opt|Users)/[\w.]")
 TEXTS = {".py", ".toml", ".txt", ".md", ".json", ".yaml", ".yml", ".cfg", ".html", ".js", ".css", ".sh", ""}
 
