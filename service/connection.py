@@ -18,6 +18,7 @@ from uuid import uuid4
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.errors import STATUS, ErrorCode
+from service.writes import Together
 
 _LINGER_S = 1.0
 """Closing a connection while bytes arrive resets it, and the client never reads why: so it is heard out briefly."""
@@ -46,7 +47,7 @@ class BoundedProtocol(HttpToolsProtocol):
     _write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(Together(transport, self.loop))
         if len(self.connections) > self.limits.connections:
             self._refuse(ErrorCode.OVERLOADED, "there are too many connections", linger=0)
         else:
