@@ -36,6 +36,7 @@ nightly: $(VENV)/.dev
 	@CONTREC_FUZZ=20000 $(BIN)/pytest tests/service/test_service_fuzz.py tests/service/test_service_schema.py
 	@CONTREC_NIGHTLY=1 $(BIN)/pytest tests/chaos
 	@$(BIN)/python -m bench.serving.soak --minutes 30 --rate 20 --out bench/serving/results/nightly.json
+	@if docker info >/dev/null 2>&1; then $(MAKE) check-compose; else echo "check-compose is left out: no Docker engine answers"; fi
 
 bench-serving: $(VENV)/.dev
 	@$(BIN)/python -m bench.serving --out bench/serving/results/latest.json $(ARGS)

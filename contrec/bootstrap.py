@@ -17,14 +17,16 @@ import asyncio
 import csv
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from contrec.events import export_events, import_events
 from contrec.progress import Epochs, Teller, timed
 from model.bundle import activate, active, verify
-from model.catalogue import Catalogue
+from model.catalogue import Catalogue, Item
 from service.stores import open_store
+from service.stores.contract import StoredItem
 from training.data.prepare import prepare
 from training.data.prepared import Prepared
 
@@ -116,20 +118,17 @@ def _trained(folder: Path, prepared: Prepared, target: Target, size: str, tell: 
 def retrain(target: Target, items: Path | None, tell: Teller) -> Path:
     """Trains on every event that the store holds, publishes the bundle and returns its folder.
 
-    items: an items table; None describes the items as the active bundle does. Raises ValueError when neither is there,
-    and the rooms' errors.
+    items: an items table; None describes the items as the active bundle does, and as they were changed since (PUT
+    /items); what neither knows has its id alone. Raises the rooms' errors.
     """
     folder = target.work / "retrain"
     folder.mkdir(parents=True, exist_ok=True)
     events = folder / "interactions.csv"
     with timed(tell, "exporting the store's events"):
         tell(f"  {asyncio.run(export_events(target.store, events, passing=tell.passing))} events")
-    if items is None:
-        bundle = active(target.bundles, target.name)
-        if bundle is None:
-            raise ValueError(f"no version of {target.name!r} is active to take the items from; give --items")
+    if items is None and (known := _known_items(target)):
         items = folder / "items.csv"
-        _write_items(Catalogue.read(bundle / "catalogue.jsonl"), items)
+        _write_items(known, items)
     prepared = prepare("table", events, target.work / "retrained", items=items)
     return _trained(target.work / "retrained", prepared, target, target.size or SIZE, tell)
 
@@ -168,9 +167,29 @@ async def _is_empty(address: str) -> bool:
         await store.close()
 
 
-def _write_items(catalogue: Catalogue, out: Path) -> None:
+def _known_items(target: Target) -> list[Item]:
+    """The active bundle's items, with what was said of them since. One that was withdrawn stays: the store hides it."""
+    bundle = active(target.bundles, target.name)
+    found: dict[str, Item] = {}
+    if bundle is not None:
+        found = {item.item_id: item for item in Catalogue.read(bundle / "catalogue.jsonl")}
+    for one in asyncio.run(_said_since(target.store)):
+        if not one.withdrawn:
+            found[one.item_id] = Item(one.item_id, one.title, one.categories, one.text)
+    return list(found.values())
+
+
+async def _said_since(address: str) -> list[StoredItem]:
+    store = await open_store(address, timeout=TIMEOUT)
+    try:
+        return (await store.read_items(0))[1]
+    finally:
+        await store.close()
+
+
+def _write_items(items: Iterable[Item], out: Path) -> None:
     with out.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("item_id", "title", "categories", "text"))
-        for item in catalogue:
+        for item in items:
             writer.writerow((item.item_id, item.title, "|".join(item.categories), item.text))

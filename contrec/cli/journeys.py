@@ -36,7 +36,9 @@ def bootstrap(
 @app.command()
 @told
 def retrain(
-    items: Annotated[Path | None, typer.Option(help="An items table; default: as the active bundle has them.")] = None,
+    items: Annotated[
+        Path | None, typer.Option(help="An items table; default: as the bundle and the store know them.")
+    ] = None,
     work: Work = WORK,
     bundles: Bundles = BUNDLES,
     name: Name = NAME,

@@ -16,7 +16,7 @@ from contrec.progress import Teller
 from model import load_recommender
 from model.bundle import BundleError, active, list_bundles
 from service.stores import open_store
-from service.stores.contract import Event
+from service.stores.contract import Event, StoredItem
 from tests.redis_server import RedisServer
 from training.data.synthetic import Sizes, generate
 
@@ -147,8 +147,19 @@ def test_a_bundle_that_was_damaged_is_told(shop: Path) -> None:
         told(shop / "data", target_in(shop))
 
 
-def test_retraining_without_items_and_without_a_bundle_says_what_to_give(tmp_path: Path) -> None:
+def test_the_first_bundle_may_come_of_events_and_items_that_were_sent_to_the_service(tmp_path: Path) -> None:
     target = target_in(tmp_path)
-    asyncio.run(append(target.store, Event("a", "ann", "1", time=2e9)))
-    with pytest.raises(ValueError, match="--items"):
-        retrain(target, None, Teller(io.StringIO()))
+    events = [
+        Event(f"{user}-{n}", f"u{user}", f"i{(user + n) % 9}", time=2e9 + n) for user in range(12) for n in range(5)
+    ]
+
+    async def send() -> None:
+        store = await open_store(target.store)
+        await store.append(events)
+        third = StoredItem("i3", title="The Third", categories=("Drama",))
+        await store.write_items([third, StoredItem("i4", withdrawn=True)])
+        await store.close()
+
+    asyncio.run(send())
+    catalogue = load_recommender(retrain(target, None, Teller(io.StringIO()))).catalogue
+    assert {item.item_id: item.title for item in catalogue} == {f"i{n}": "" for n in range(9)} | {"i3": "The Third"}
