@@ -83,6 +83,8 @@ OPERATIONS: dict[str, tuple[Panel, ...]] = {
     "The store": (
         Panel("Events", "ops", ((by("result", "contrec_events_total"), "{{result}}"),), "repeated: known by their event_id already."),
         Panel("Store calls that failed", "ops", ((by("operation", "contrec_store_failures_total"), "{{operation}}"),), "Or were not tried because the breaker is open.", red=0.1),
+        Panel("Circuit breakers", "short", (("max by (instance, calls) (contrec_breaker_state)", "{{instance}} {{calls}}"),), "0: calls go through. 2: the store has not answered lately and is given a moment. 1: a probe is under way.", width=12),
+        Panel("Items changed since the bundle", "short", (("max by (kind) (contrec_overlay_items)", "{{kind}}"),), "New, changed or withdrawn; the next training takes them in.", width=12),
         Panel("Redis memory", "bytes", (("redis_memory_used_bytes", "used"), ("redis_memory_max_bytes > 0", "maxmemory")), "Only user tokens are evicted; at maxmemory Redis refuses events."),
         Panel("Redis commands", "ops", (("rate(redis_commands_processed_total[$__rate_interval])", "commands"), ("rate(redis_evicted_keys_total[$__rate_interval])", "evicted keys")), "One recommendation is one round trip.", width=12),
         Panel("Redis append-only file", "bytes", (("redis_aof_current_size_bytes", "size"),), "What a restart reads; rewritten by itself when it has doubled.", width=12),
