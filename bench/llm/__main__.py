@@ -4,8 +4,8 @@
     python -m bench.llm prepared/ml-100k path/to/stories260K --out bench/llm/results/ml-100k
 
 One row a file (<row>.json), so that an interrupted run goes on with the rows that are missing; --table prints what
-there is. The rows share everything but what their name says: item positions after the first tokens of each title,
-twenty items read, no head, one seed. Request times are of one history at a time through the loaded bundle, on one
+there is. The rows share everything but what their name says: item positions without titles, twenty
+items read, no head, one seed. Request times are of one history at a time through the loaded bundle, on one
 thread: `encode` is what the service caches as user tokens, `cached` is the rest.
 """
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -32,18 +31,18 @@ SHARED = (
     "trunk.max_history=20",
     "trunk.tokens_per_step=1000",
     "trunk.accumulate=1",
-    "trunk.epochs=8",
+    "trunk.epochs=6",
     "trunk.patience=3",
     "trunk.pretrained_rate=1e-3",
     "trunk.bf16=false",
-    "language.title_tokens=4",
+    "language.title_tokens=0",
     "head.epochs=0",
 )
 ROWS = {
     "lora": ("language.tuning=lora",),
     "full": ("language.tuning=full",),
     "frozen": ("language.tuning=frozen",),
-    "lora, no titles": ("language.tuning=lora", "language.title_tokens=0"),
+    "lora, with titles": ("language.tuning=lora", "language.title_tokens=4"),
     "untrained, full": ("language.tuning=full",),
     "own": ("language.base=",),
 }
@@ -64,12 +63,12 @@ def main() -> None:
         if path.exists():
             continue
         with tempfile.TemporaryDirectory() as folder:
-            found = _row(row, given.prepared, given.base, Path(folder))
+            found = _row(row, given.prepared, given.base, Path(folder), given.out)
         path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     print(_table(given.out))  # noqa: T201
 
 
-def _row(row: str, prepared: Path, base: Path, folder: Path) -> dict[str, Any]:
+def _row(row: str, prepared: Path, base: Path, folder: Path, out: Path) -> dict[str, Any]:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     if row.startswith("untrained"):
@@ -108,7 +107,7 @@ def _row(row: str, prepared: Path, base: Path, folder: Path) -> dict[str, Any]:
         "test": {name: report["metrics"]["test"][name] for name in ("hr@10", "ndcg@10")},
         "encode_ms_p50": float(np.median(spent)),
         "cached_ms": cached,
-        "command": "python -m bench.llm " + " ".join(["PREPARED", "BASE", *sys.argv[3:]]),
+        "command": f"python -m bench.llm prepared/ml-100k path/to/stories260K --out {out} --only '{row}'",
     }
 
 

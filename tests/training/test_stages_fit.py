@@ -15,7 +15,9 @@ from model.continuous.head import Head
 from model.continuous.tokenizer import Tokenizer
 from model.recommender import Dials
 from training.collaborative import spectral
+from training.data.prepare import prepare
 from training.data.prepared import Prepared
+from training.data.synthetic import Sizes
 from training.evaluate import evaluate, recommender_scorer
 from training.recipe import Recipe, load_recipe
 from training.stages.head import fit_head
@@ -161,8 +163,15 @@ def test_the_head_leaves_trunk_and_items_alone_and_reads_them_with_dropout_on(de
     assert not head.head.training
 
 
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """Enough users that a real lead is a sure one."""
+    folder = tmp_path_factory.mktemp("crowd") / "prepared"
+    return prepare("synthetic", None, folder, sizes=Sizes(users=800, items=200, events=20, seed=3))
+
+
 @pytest.mark.parametrize("rate", ["1e-7", "1e-1"])
-def test_the_head_is_served_only_where_its_lead_over_the_trunk_is_sure(demo: Prepared, rate: str) -> None:
+def test_the_head_is_served_only_where_its_lead_over_the_trunk_is_sure(crowd: Prepared, rate: str) -> None:
     """At the first rate nothing can be gained, at the second nearly all of what a poor trunk leaves."""
     part = recipe(
         "trunk.epochs=1",
@@ -172,14 +181,14 @@ def test_the_head_is_served_only_where_its_lead_over_the_trunk_is_sure(demo: Pre
         "head.epochs=3",
         "head.steps_per_epoch=20",
     )
-    fitted = fit_trunk(demo, random_tokens(demo), part.trunk, seed=0)
-    head = fit_head(demo, fitted.trunk, fitted.space, part.head, part.trunk, seed=0)
-    alone = ndcg(fitted, demo)
+    fitted = fit_trunk(crowd, random_tokens(crowd), part.trunk, seed=0)
+    head = fit_head(crowd, fitted.trunk, fitted.space, part.head, part.trunk, seed=0)
+    alone = ndcg(fitted, crowd)
     reached = max(epoch[f"ndcg@10 lambda={weight:g}"] for epoch in head.epochs for weight in (0.25, 1.0))
     assert head.lead is not None
     assert head.lead[0] == pytest.approx(reached - alone, abs=1e-9)
-    whole = fitted.recommender(demo, part.trunk.max_profile).with_head(head.head, head.mixture)
-    found = evaluate(recommender_scorer(whole), demo, "validation").ndcg(10)
+    whole = fitted.recommender(crowd, part.trunk.max_profile).with_head(head.head, head.mixture)
+    found = evaluate(recommender_scorer(whole), crowd, "validation").ndcg(10)
     if rate == "1e-7":
         assert head.lead[1] <= 0
         assert head.mixture.weight == 0.0
