@@ -23,6 +23,7 @@ from training.recipe import Recipe, load_recipe
 from training.stages.head import fit_head
 from training.stages.tokenizer import fit_tokenizer
 from training.stages.trunk import FittedTrunk, _rate, fit_trunk
+from training.stages.windows import Windows
 
 SMALL = (
     "trunk.width=32",
@@ -125,6 +126,23 @@ def test_patience_ends_a_run(demo: Prepared, overfitted: FittedTrunk) -> None:
     found = fit_trunk(demo, random_tokens(demo), part, seed=0)
     assert [epoch["ndcg@10"] for epoch in found.epochs] == values[: worse + 2]
     assert found.best_epoch == worse + 1
+
+
+def test_a_step_of_two_smaller_batches_is_the_step_of_both_together(
+    demo: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of unequal size, so that a mean of means would be another step."""
+    plain = ("trunk.epochs=2", "trunk.dropout=0.0", "trunk.residual_drop=0.0", "trunk.bf16=false")
+    found = []
+    for accumulate in (1, 2):
+        part = recipe(*plain, f"trunk.accumulate={accumulate}").trunk
+        cut = [40] if accumulate == 2 else []
+        monkeypatch.setattr(Windows, "batches", lambda self, size, rng, cut=cut: np.split(np.arange(len(self)), cut))
+        found.append(fit_trunk(demo, random_tokens(demo), part, seed=0))
+    one, two = found
+    assert one.epochs[0]["loss"] == pytest.approx(two.epochs[0]["loss"], rel=1e-5)
+    for name, weight in one.trunk.state_dict().items():
+        torch.testing.assert_close(two.trunk.state_dict()[name], weight, rtol=1e-3, atol=1e-4)
 
 
 def test_the_rate_rises_then_falls_to_three_percent() -> None:
