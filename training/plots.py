@@ -65,7 +65,7 @@ def lines(
         if len(places) <= 30:
             parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6" fill="var({colour})"/>' for x, y in places]
         for (x, y), note in zip(places, notes, strict=False):
-            parts.append(_text(min(x, WIDTH - RIGHT - 12), y - 7, note, "middle", small=True))
+            parts.append(_text(min(x, WIDTH - RIGHT - 12), max(y - 7, TOP + 8), note, "middle", small=True))
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, across, "middle"))
     return _figure(title, summary, "".join(parts), _legend(list(series)) if len(series) > 1 else "")
 

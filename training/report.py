@@ -31,6 +31,10 @@ MEANING = {
     "tokenizer": "items to continuous tokens",
     "trunk": "the sequence model",
     "head": "the diffusion head",
+    "text_half": "the sequence model that reads words",
+    "codes": "items to semantic ids",
+    "network": "the masked diffusion network",
+    "decoding": "the mixture that validation wants",
     "evaluation": "validation, test, exploring",
     "baselines": "popularity, transition kNN, EASE",
 }
@@ -164,7 +168,7 @@ def _curves(report: Mapping[str, Any]) -> str:
 
 
 def _stage_curves(stage: str, found: Mapping[str, Any], epochs: Sequence[Mapping[str, float]]) -> list[str]:
-    names = list(epochs[0])
+    names, words = list(epochs[0]), stage.replace("_", " ")
     series = {name: [(n + 1, epoch[name]) for n, epoch in enumerate(epochs) if name in epoch] for name in names}
     best = found.get("best_epoch")
     mark = (float(best), f"best: epoch {best}") if best else None
@@ -173,7 +177,7 @@ def _stage_curves(stage: str, found: Mapping[str, Any], epochs: Sequence[Mapping
     if loss:
         first, last = epochs[0]["loss"], epochs[-1]["loss"]
         say = f"From {first:.3f} to {last:.3f} in {len(epochs)} epochs."
-        figures.append(plots.lines(loss, title=f"{stage}: loss", across="epoch", summary=say, mark=mark))
+        figures.append(plots.lines(loss, title=f"{words}: loss", across="epoch", summary=say, mark=mark))
     quality = {name.replace("ndcg@10 ", ""): points for name, points in series.items() if name.startswith("ndcg@10")}
     if quality:
         name, top = max(((n, max(y for _, y in p)) for n, p in quality.items()), key=lambda pair: pair[1])
@@ -182,7 +186,7 @@ def _stage_curves(stage: str, found: Mapping[str, Any], epochs: Sequence[Mapping
             lead = found.get("lead")
             say += f" Served with lambda = {found['weight']:g}"
             say += f"; lead over the trunk alone {lead[0]:+.4f} ({lead[1]:+.4f} to {lead[2]:+.4f})." if lead else "."
-        title = f"{stage}: NDCG@10 on validation"
+        title = f"{words}: NDCG@10 on validation"
         figures.append(plots.lines(quality, title=title, across="epoch", summary=say, mark=mark))
     return figures
 
