@@ -129,9 +129,10 @@ def test_a_flood_of_five_times_the_capacity(world: tuple[Server, Path, int]) -> 
     refused = json.loads(next(answer.body for answer in flood.answers if answer.status == 429))
     assert refused["error"]["code"] == "overloaded"
     assert server.memory_mib() - before < 160
-    # Counted by the server: the generator shares the machine, and its own lateness under such a flood says nothing.
+    # Counted by the server: the generator shares the machine, and its own lateness under such a flood says nothing. A
+    # queue without a bound would make half of them wait for longer than the flood lasts.
     told = sorted(json.loads(answer.body)["timings_ms"]["total"] for answer in flood.answers if answer.status == 200)
-    assert told[len(told) // 2] < 1500
+    assert told[len(told) // 2] < 4000
     after = run(closed_loop(server.host, server.port, ask, clients=2, seconds=0.5))
     assert after.errors == 0
 
