@@ -28,7 +28,7 @@ PLACES = [(method, template) for template, methods in ROUTES.items() for method 
 def test_the_table_and_the_router_know_the_same_routes() -> None:
     app = create_app(quiet_settings())
     there = {(method, template) for template, methods in routes_of(app.routes) for method in methods - {"HEAD"}}
-    assert there <= set(PLACES), "say in service/access.py who may call it"
+    assert there == set(PLACES), "say in service/access.py who may call it"
 
 
 def test_a_route_that_the_table_lacks_stops_the_start() -> None:
