@@ -166,9 +166,8 @@ def test_a_panel_shows_something(watched: Watched, expression: str) -> None:
     assert "$" not in expression
     if expression == "redis_memory_max_bytes > 0":
         expression = "redis_memory_max_bytes"  # the tests' Redis has no limit
-    values = watched.ask(expression)
-    assert values, f"nothing: {expression}"
-    assert any(math.isfinite(value) for value in values), f"only {values}: {expression}"
+    # A rate wants two scrapes in its window; on a busy machine the second may still be to come.
+    until(lambda: any(math.isfinite(value) for value in watched.ask(expression)), 20)
 
 
 def test_every_metric_of_ours_is_on_a_dashboard_or_in_an_alert(watched: Watched) -> None:
