@@ -15,33 +15,16 @@ fits here a second thread costs more than it brings.
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import faiss
 import numpy as np
 
 from model.catalogue import Mask, Rows
+from model.growing import Growing
 from model.recommender import Floats, best
 
-
-class _Buffer:
-    """Memory that snapshots share: each reads its first N rows, and only rows beyond all of them are written."""
-
-    def __init__(self, matrix: Floats, more: int = 0) -> None:
-        self.filled = len(matrix) + more
-        spare = max(1024, self.filled // 8)  # untouched, it costs address space and no memory
-        self.rows: Floats = np.empty((self.filled + spare, matrix.shape[1]), dtype=np.float32)
-        self.rows[: len(matrix)] = matrix
-        self._lock = threading.Lock()
-
-    def claim(self, start: int, count: int) -> bool:
-        """Whether the rows from start on were free and are now the caller's; not when it is full, or grown already."""
-        with self._lock:
-            if self.filled != start or start + count > len(self.rows):
-                return False
-            self.filled = start + count
-            return True
+_FEW = 32  # of so many items one is eligible, or fewer: then FAISS is given a list, and reads only those
 
 
 class ItemIndex:
@@ -55,11 +38,11 @@ class ItemIndex:
         if matrix.ndim != 2 or matrix.shape[1] == 0:
             raise ValueError(f"the item matrix has shape {matrix.shape}; it must be (items, dimensions)")
         _check_rows(matrix)
-        self._hold(_Buffer(matrix), len(matrix))  # a copy: nobody else can change it
+        self._hold(Growing(matrix))  # a copy: nobody else can change it
 
-    def _hold(self, buffer: _Buffer, items: int) -> None:
-        self._buffer = buffer
-        self.memory: Floats = buffer.rows[:items]
+    def _hold(self, rows: Growing[np.float32]) -> None:
+        self._rows = rows
+        self.memory: Floats = rows.view
         """(N, D) the rows, writeable because torch shares no other memory. Nobody writes to them."""
         self.matrix: Floats = self.memory.view()
         self.matrix.flags.writeable = False
@@ -78,14 +61,8 @@ class ItemIndex:
             _check_rows(part)
         if len(rows) != len(replaced):
             raise ValueError(f"{len(replaced)} vectors replace {len(rows)} rows")
-        items = len(self) + len(added)
-        buffer = self._buffer
-        if len(rows) or not buffer.claim(len(self), len(added)):
-            buffer = _Buffer(self.matrix, len(added))
-            buffer.rows[rows] = replaced
-        buffer.rows[len(self) : items] = added
         grown = ItemIndex.__new__(ItemIndex)
-        grown._hold(buffer, items)
+        grown._hold(self._rows.extended(added, rows, replaced))
         return grown
 
     def __len__(self) -> int:
@@ -108,9 +85,12 @@ class ItemIndex:
         if k == 0 or len(queries) == 0:
             return np.zeros((len(queries), k), dtype=np.int64), np.zeros((len(queries), k), dtype=np.float32)
         faiss.omp_set_num_threads(1)
-        selector = None
-        if eligible is not None:
-            bitmap = np.packbits(eligible, bitorder="little")  # FAISS reads it where it lies, until the search ends
+        selector: faiss.IDSelector | None = None
+        if eligible is not None and np.count_nonzero(eligible) * _FEW < len(self):
+            allowed = np.flatnonzero(eligible)  # FAISS reads it where it lies, until the search ends
+            selector = faiss.IDSelectorArray(len(allowed), faiss.swig_ptr(allowed))
+        elif eligible is not None:
+            bitmap = np.packbits(eligible, bitorder="little")  # the same
             selector = faiss.IDSelectorBitmap(len(bitmap), faiss.swig_ptr(bitmap))
         rows, scores = self._nearest(queries, selector, k)
         # A filtered FAISS search has been seen to come short or to forget its selector (faiss #3186, #5504):

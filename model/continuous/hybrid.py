@@ -88,14 +88,21 @@ class Hybrid(Recommender):
     def _joined(self, mine: ContinuousTaste, words: ContinuousTaste) -> ContinuousTaste:
         alpha = np.float32(self.alpha)
         repeated = np.repeat(alpha * words.vectors, len(mine.vectors), axis=0)
-        probability = None
-        if mine.probability is not None and words.probability is not None:
-            probability = mine.probability * words.probability**alpha
+        rough = None
+        if mine.rough is not None and words.rough is not None:
+            rough = mine.rough + alpha * words.rough
         return ContinuousTaste(
             vectors=np.concatenate([mine.vectors, repeated], axis=1),
             log_weights=mine.log_weights + alpha * words.log_weights,
-            probability=probability,
+            rough=rough,
         )
+
+    def _split(self, taste: ContinuousTaste) -> tuple[ContinuousTaste, ContinuousTaste]:
+        """The vectors of each half again. All constants stay with the first."""
+        width, alpha = self.behaviour.index.dimensions, np.float32(self.alpha)
+        nothing = np.zeros(1, dtype=np.float32)
+        mine = ContinuousTaste(taste.vectors[:, :width], taste.log_weights)
+        return mine, ContinuousTaste(taste.vectors[:1, width:] / alpha, nothing)
 
     def behaviour_tokens(self, token: UserTokens) -> UserTokens:
         """What the behaviour half made of the history."""
@@ -106,7 +113,13 @@ class Hybrid(Recommender):
         return UserTokens(token.condition[self.behaviour.index.dimensions - 1 :], token.profile)
 
     def retrieve(self, taste: ContinuousTaste, eligible: Mask, k: int) -> tuple[Rows, Floats]:
-        return retrieve_mixture(self.index, taste, eligible, k)
+        mine, words = self._split(taste)
+        alpha = np.float32(self.alpha)
+        rough = taste.rough
+        if rough is None:
+            rough = self.behaviour.rough(mine) + alpha * self.text.rough(words)
+        slack = self.behaviour.slack(mine) + alpha * self.text.slack(words)
+        return retrieve_mixture(self.index, taste, rough, slack, eligible, k)
 
     def score(self, taste: ContinuousTaste) -> Floats:
         return mix(taste.vectors @ self.index.matrix.T, taste.log_weights)

@@ -11,9 +11,9 @@ The score of an item is the logarithm of its probability under
 each vector normalised over the whole catalogue on its own. S, the times of the sampler and lambda come from
 validation and travel in the bundle; lambda = 0 is the trunk alone. Nothing here knows HTTP or a store.
 
-Normalising needs the logit of every item, so up to DENSE_ITEMS items `generate` keeps the probabilities that it has at
-hand then, and `retrieve` only selects. In a larger catalogue a taste is its vectors, and `retrieve` makes one FAISS
-query for each and rescores. Both agree with `score`, the plain twin of either.
+Normalising needs the logit of every item. A sieve gives it in 8 bits, and `generate` keeps what it computed, so that
+`retrieve` asks the FAISS index about the few items only that may be among the best. The list is exactly that of
+`score`, the plain twin.
 """
 
 from __future__ import annotations
@@ -36,10 +36,11 @@ from model.continuous.backbone import Backbone, Trunk, pad
 from model.continuous.cold import Newcomers, load_newcomers, starting_bias
 from model.continuous.head import Head, HeadShape
 from model.continuous.reader import Reader
-from model.continuous.retrieval import DENSE_ITEMS, ContinuousTaste, blend, mix, retrieve_mixture
-from model.continuous.sampler import CatalogueSoftmax, Sampler
+from model.continuous.retrieval import DENSE_ITEMS, ContinuousTaste, blend, mix, retrieve_mixture, rough_scores
+from model.continuous.sampler import Sampler
 from model.index import ItemIndex
 from model.recommender import Dials, Floats, Recommender, UserTokens, Walk, best
+from model.sieve import Sieve, make_sieve
 from model.text import item_text, unit
 
 
@@ -95,16 +96,17 @@ class ContinuousRecommender(Recommender):
         backbone = self.trunk.backbone
         self._reader = Reader(backbone) if isinstance(backbone, Backbone) else backbone
         self._samplers: dict[tuple[float, ...], Sampler] = {}
-        self._softmax = CatalogueSoftmax(vectors.to(self.device), bias.to(self.device))
         index = ItemIndex(torch.cat([vectors, bias[:, None]], dim=1).cpu().numpy())
-        self._hold(catalogue, index, counts.numpy(), _lengths(index.matrix))
+        sieve = make_sieve(index.matrix, self.device)
+        self._hold(catalogue, index, sieve, counts.numpy(), _lengths(index.matrix))
 
-    def _hold(self, catalogue: Catalogue, index: ItemIndex, counts: NDArray[np.int64], lengths: Floats) -> None:
+    def _hold(
+        self, catalogue: Catalogue, index: ItemIndex, sieve: Sieve, counts: NDArray[np.int64], lengths: Floats
+    ) -> None:
         """Everything that depends on which items there are. index: [E, b], (N, W + 1). lengths: (N,) of E."""
-        self.catalogue, self.index, self.counts, self._lengths = catalogue, index, counts, lengths
+        self.catalogue, self.index, self.sieve, self.counts, self._lengths = catalogue, index, sieve, counts, lengths
         self._matrix = torch.from_numpy(index.memory).to(self.device)  # the same memory on a CPU
         self.vectors = self._matrix[:, :-1]
-        self._softmax = self._softmax.with_tail(self._matrix[self._trained :])
 
     def with_items(self, items: Sequence[Item]) -> ContinuousRecommender:
         """New items are placed by `cold`. An item that was added before and now has another text moves."""
@@ -114,11 +116,11 @@ class ContinuousRecommender(Recommender):
         moved = [row for row in moved if item_text(catalogue[row]) != item_text(self.catalogue[row])]
         placed = self._placed([catalogue[row] for row in (*moved, *range(known, len(catalogue)))])
         added, unmet = placed[len(moved) :], np.zeros(len(catalogue) - known, dtype=np.int64)
-        index = self.index.extended(added, np.array(moved, dtype=np.int64), placed[: len(moved)])
+        change = added, np.array(moved, dtype=np.int64), placed[: len(moved)]
         lengths = np.concatenate([self._lengths, _lengths(added)])
         lengths[moved] = _lengths(placed[: len(moved)])
-        twin = copy.copy(self)
-        twin._hold(catalogue, index, np.concatenate([self.counts, unmet]), lengths)
+        twin, counts = copy.copy(self), np.concatenate([self.counts, unmet])
+        twin._hold(catalogue, self.index.extended(*change), self.sieve.extended(*change), counts, lengths)
         return twin
 
     def _placed(self, items: Sequence[Item]) -> Floats:
@@ -196,7 +198,7 @@ class ContinuousRecommender(Recommender):
 
     def retrieve(self, taste: ContinuousTaste, eligible: Mask, k: int) -> tuple[Rows, Floats]:
         """Exact; `score` is the plain twin."""
-        return retrieve_mixture(self.index, taste, eligible, k)
+        return retrieve_mixture(self.index, taste, self.rough(taste), self.slack(taste), eligible, k)
 
     def score(self, taste: ContinuousTaste) -> Floats:
         return mix(taste.vectors @ self.index.matrix.T, taste.log_weights)
@@ -262,12 +264,24 @@ class ContinuousRecommender(Recommender):
     def _tastes(self, vectors: Tensor, weights: list[float]) -> list[ContinuousTaste]:
         """Vectors (B, M, W) and their weights (M,), normalised over the catalogue, as B tastes."""
         prior = torch.tensor(weights, device=self.device)
-        probability, log_partition = self._softmax.mixture(vectors, prior)
+        rough, log_partition = rough_scores(self.sieve, vectors, prior)
         queries = torch.cat([vectors, vectors.new_ones(*vectors.shape[:2], 1)], dim=2).cpu().numpy()
         log_weights = (prior.log() - log_partition).cpu().numpy()
         if len(self.catalogue) > DENSE_ITEMS:
             return [ContinuousTaste(*one) for one in zip(queries, log_weights, strict=True)]
-        return [ContinuousTaste(*one) for one in zip(queries, log_weights, probability.cpu().numpy(), strict=True)]
+        return [ContinuousTaste(*one) for one in zip(queries, log_weights, rough.cpu().numpy(), strict=True)]
+
+    @torch.inference_mode()
+    def rough(self, taste: ContinuousTaste) -> Floats:
+        """(N,) the score of every item, within `slack`."""
+        if taste.rough is not None:
+            return taste.rough
+        logits = self.sieve.logits(torch.from_numpy(taste.vectors[:, :-1]).to(self.device))
+        return mix(logits.cpu().numpy(), taste.log_weights)
+
+    def slack(self, taste: ContinuousTaste) -> Floats:
+        """(N,) how far `rough` may be from `score`, at most."""
+        return self.sieve.slack(taste.vectors[:, :-1])
 
     def _fresh_noise(self, seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)

@@ -12,8 +12,10 @@ from model.continuous.backbone import Backbone, BackboneShape, Trunk, pad
 from model.continuous.head import Head, HeadShape
 from model.continuous.reader import Reader
 from model.continuous.recommender import ContinuousRecommender, Mixture
-from model.continuous.sampler import CatalogueSoftmax, Sampler
+from model.continuous.retrieval import rough_scores
+from model.continuous.sampler import Sampler
 from model.recommender import Dials, best
+from model.sieve import ByteSieve, PlainSieve
 
 SHAPE = BackboneShape(width=16, layers=3, heads=2, feed_forward=24, max_history=12)
 ITEMS = 300
@@ -80,17 +82,19 @@ def test_the_sampler_walks_as_the_head_does(times: tuple[float, ...]) -> None:
 
 @pytest.mark.parametrize("chunk", [1, 1000, 2**20])
 @torch.inference_mode()
-def test_the_catalogue_softmax_is_the_mixture_of_plain_softmaxes(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
-    monkeypatch.setattr("model.continuous.sampler._CHUNK", chunk)
+def test_rough_scores_are_the_mixture_of_plain_softmaxes(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    monkeypatch.setattr("model.continuous.retrieval._CHUNK", chunk)
     generator = torch.Generator().manual_seed(6)
     items, bias = torch.randn(50, 8, generator=generator), torch.randn(50, generator=generator)
     vectors, weights = torch.randn(7, 3, 8, generator=generator), torch.tensor([0.5, 0.3, 0.2])
     logits = vectors @ items.T + bias
-    tail = torch.cat([items[40:], bias[40:, None]], dim=1)
-    for softmax in (CatalogueSoftmax(items, bias), CatalogueSoftmax(items[:40], bias[:40]).with_tail(tail)):
-        probability, log_partition = softmax.mixture(vectors, weights)
-        torch.testing.assert_close(probability, (logits.softmax(dim=2) * weights[:, None]).sum(dim=1))
-        torch.testing.assert_close(log_partition, logits.logsumexp(dim=2))
+    matrix = torch.cat([items, bias[:, None]], dim=1).numpy()
+    for sieve in (PlainSieve(matrix, torch.device("cpu")), ByteSieve(matrix)):
+        apart = float(sieve.slack(vectors.flatten(0, 1).numpy()).max())
+        rough, log_partition = rough_scores(sieve, vectors, weights)
+        expected = (logits.softmax(dim=2) * weights[:, None]).sum(dim=1).log()
+        torch.testing.assert_close(rough, expected, atol=2 * apart, rtol=0)  # of the logit and of the partition
+        torch.testing.assert_close(log_partition, logits.logsumexp(dim=2), atol=apart, rtol=0)
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
@@ -106,9 +110,9 @@ def test_selecting_searching_and_scoring_give_one_list(
     searched = recommender.generate(tokens, dials)
     draw = np.random.default_rng(0)
     for dense, sparse in zip(selected, searched, strict=True):
-        assert dense.probability is not None
-        assert sparse.probability is None
-        assert float(dense.probability.sum()) == pytest.approx(1, abs=1e-4)
+        assert dense.rough is not None
+        assert sparse.rough is None
+        assert float(np.exp(dense.rough).sum()) == pytest.approx(1, abs=1e-4)
         eligible = draw.random(ITEMS) < 0.7
         rows, scores = best(recommender.score(dense), eligible, 10)
         for taste in (dense, sparse):
@@ -122,8 +126,7 @@ def test_items_too_improbable_for_float32_keep_their_order() -> None:
     recommender = make(weight=0.0)
     vector = 60 * recommender.index.matrix[0].copy()
     (taste,) = recommender._tastes(torch.from_numpy(vector[None, None, :-1].copy()), [1.0])
-    assert taste.probability is not None
-    eligible = taste.probability == 0
+    eligible = recommender.score(taste) < -88
     assert eligible.sum() > 50
     rows, scores = recommender.retrieve(taste, eligible, 10)
     expected, _ = best(recommender.score(taste), eligible, 10)

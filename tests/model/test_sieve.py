@@ -1,0 +1,121 @@
+"""The sieve: no product is off by more than its slack, nothing that belongs in a list is sieved out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model import sieve as module
+from model.recommender import best
+from model.sieve import ByteSieve, PlainSieve, Sieve, bytes_multiply_exactly, make_sieve, possible
+
+CPU = torch.device("cpu")
+SIEVES = [ByteSieve, lambda matrix: PlainSieve(matrix, CPU)]
+NOTHING = np.zeros(0, dtype=np.int64)
+
+pytestmark = pytest.mark.skipif(not bytes_multiply_exactly(), reason="this processor's 8-bit products overflow")
+
+
+def draw_case(data: st.DataObject) -> tuple[np.ndarray, np.ndarray]:
+    """Items (N, W + 1) and queries (M, W): ordinary, spiky (one dimension swallows the scale), tied, or tiny."""
+    draw = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    items, width, queries = data.draw(st.integers(1, 300)), data.draw(st.integers(2, 67)), data.draw(st.integers(1, 5))
+    matrix = draw.standard_normal((items, width + 1))
+    kind = data.draw(st.sampled_from(["ordinary", "spiky", "tied", "tiny", "zero"]))
+    if kind == "spiky":
+        matrix[:, draw.integers(width)] *= 1000
+    if kind == "tied":
+        matrix = np.rint(matrix)
+    if kind == "tiny":
+        matrix *= 1e-6
+    if kind == "zero":
+        matrix[draw.random(items) < 0.5] = 0
+    wanted = draw.standard_normal((queries, width)) * data.draw(st.sampled_from([1e-3, 1.0, 20.0]))
+    return matrix.astype(np.float32), wanted.astype(np.float32)
+
+
+@pytest.mark.parametrize("make", SIEVES)
+@settings(deadline=None, max_examples=150)
+@given(data=st.data())
+def test_no_product_is_off_by_more_than_its_slack(make: Callable[[np.ndarray], Sieve], data: st.DataObject) -> None:
+    matrix, queries = draw_case(data)
+    sieve = make(matrix)
+    exact = queries.astype(np.float64) @ matrix[:, :-1].T.astype(np.float64) + matrix[:, -1].astype(np.float64)
+    found = sieve.logits(torch.from_numpy(queries)).numpy()
+    assert found.dtype == np.float32
+    assert (np.abs(found - exact) <= sieve.slack(queries)).all()
+
+
+@settings(deadline=None, max_examples=150)
+@given(data=st.data())
+def test_nothing_that_belongs_in_a_list_is_sieved_out(data: st.DataObject) -> None:
+    matrix, queries = draw_case(data)
+    sieve, query = ByteSieve(matrix), queries[:1]
+    draw = np.random.default_rng(0)
+    eligible = draw.random(len(matrix)) < data.draw(st.sampled_from([0.05, 0.5, 1.0]))
+    exact = (query @ matrix[:, :-1].T + matrix[:, -1])[0]
+    k = data.draw(st.integers(0, 40))
+    candidates = possible(
+        sieve.logits(torch.from_numpy(query))[0].numpy(), sieve.slack(query), eligible, k, least=-np.inf
+    )
+    assert not (candidates & ~eligible).any()
+    rows, _ = best(exact, eligible, k)
+    assert candidates[rows].all()
+
+
+def test_it_leaves_few_more_than_asked_for() -> None:
+    """Else it would be of no use: of 20,000 items a few dozen."""
+    draw = np.random.default_rng(0)
+    matrix = (draw.standard_normal((20_000, 65)) / 8).astype(np.float32)
+    query = draw.standard_normal((1, 64)).astype(np.float32)
+    sieve = ByteSieve(matrix)
+    rough = sieve.logits(torch.from_numpy(query))[0].numpy()
+    candidates = possible(rough, sieve.slack(query), np.ones(20_000, dtype=np.bool_), 10, least=-np.inf)
+    assert 10 <= candidates.sum() < 60
+
+
+def test_scores_below_what_is_known_are_all_possible() -> None:
+    """Three of four scores have sunk out of float32: whoever wants two may want any of them."""
+    scores = np.array([-3, -np.inf, -np.inf, -200], dtype=np.float32)
+    slack, everything = np.full(4, 0.1, dtype=np.float32), np.ones(4, dtype=np.bool_)
+    assert possible(scores, slack, everything, 1, least=-60).tolist() == [True, False, False, False]
+    assert possible(scores, slack, everything, 2, least=-60).all()
+
+
+@pytest.mark.parametrize("make", SIEVES)
+def test_items_added_and_moved_are_as_if_they_had_been_there(make: Callable[[np.ndarray], Sieve]) -> None:
+    draw = np.random.default_rng(1)
+    matrix = draw.standard_normal((40, 9)).astype(np.float32)
+    before = make(matrix[:30])
+    moved = matrix.copy()
+    moved[[3, 7]] = draw.standard_normal((2, 9)).astype(np.float32) * 5
+    grown = before.extended(matrix[30:], np.array([3, 7]), moved[[3, 7]])
+    more = grown.extended(matrix[:2], NOTHING, matrix[:0])
+    queries = draw.standard_normal((4, 8)).astype(np.float32)
+    for found, expected in ((before, matrix[:30]), (grown, moved), (more, np.concatenate([moved, matrix[:2]]))):
+        fresh = make(expected)
+        assert len(found) == len(expected)
+        torch.testing.assert_close(found.logits(torch.from_numpy(queries)), fresh.logits(torch.from_numpy(queries)))
+        assert (found.slack(queries) >= fresh.slack(queries)).all()
+
+
+def test_a_batch_gives_each_query_what_it_gets_alone() -> None:
+    draw = np.random.default_rng(2)
+    sieve = ByteSieve(draw.standard_normal((500, 33)).astype(np.float32))
+    queries = torch.from_numpy(draw.standard_normal((7, 32)).astype(np.float32))
+    together = sieve.logits(queries)
+    for n in range(7):
+        assert torch.equal(together[n], sieve.logits(queries[n : n + 1])[0])
+
+
+def test_a_processor_that_cannot_multiply_bytes_gets_the_plain_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = np.ones((3, 4), dtype=np.float32)
+    assert isinstance(make_sieve(matrix, CPU), ByteSieve)
+    assert isinstance(make_sieve(matrix[:, :2], CPU), PlainSieve)  # a single dimension, which torch gets wrong
+    monkeypatch.setattr(module, "bytes_multiply_exactly", lambda: False)
+    assert isinstance(make_sieve(matrix, CPU), PlainSieve)
