@@ -8,6 +8,10 @@ per-token head of Li et al. 2024, "MAR"), x0-predicting, on a variance-preservin
 
 It knows vectors: no items, no histories, no files. Noise always comes from outside, so that a request's seed
 decides and a batch gives what its members give alone. Dispersive loss: Wang and He 2025 (arXiv 2506.09027).
+
+Guidance (Ho and Salimans 2022, arXiv 2207.12598): some training rows lose their condition and anchor to two learnt
+vectors, those of nobody in particular, and a guided estimate goes further the way that the condition points:
+nobody + guidance * (conditional - nobody), at the length of the conditional one, so that no softmax gets sharper.
 """
 
 from __future__ import annotations
@@ -77,6 +81,7 @@ class Head(nn.Module):
         hidden = shape.hidden
         self.time = nn.Sequential(nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
         self.condition = nn.Linear(shape.width, hidden)
+        self.nobody = nn.Parameter(torch.zeros(2, shape.width))  # condition and anchor without a history
         self.inputs = nn.Linear(shape.width, hidden)
         self.blocks = nn.ModuleList(Block(hidden) for _ in range(shape.blocks))
         self.norm = nn.LayerNorm(hidden, elementwise_affine=False)
@@ -97,6 +102,11 @@ class Head(nn.Module):
                 activation = x
         return anchor + alpha[:, None] * self.outputs(self.norm(x)), activation
 
+    def anonymous(self, condition: Tensor, anchor: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """condition, anchor (B, W) with those of nobody where rows (B,) is True: what guidance is trained on."""
+        some = rows[:, None]
+        return torch.where(some, self.nobody[0], condition), torch.where(some, self.nobody[1], anchor)
+
     def clean(self, vectors: Tensor) -> Tensor:
         """Item or preference vectors (..., W) -> x0: the same direction at the length the schedule is made for."""
         return F.normalize(vectors, dim=-1) * self.shape.norm
@@ -106,24 +116,39 @@ class Head(nn.Module):
         alpha, sigma = schedule(t)
         return alpha[:, None] * x0 + sigma[:, None] * noise
 
-    def sample(self, condition: Tensor, anchor: Tensor, noise: Tensor, times: tuple[float, ...]) -> Tensor:
+    def sample(
+        self, condition: Tensor, anchor: Tensor, noise: Tensor, times: tuple[float, ...], guidance: float = 1.0
+    ) -> Tensor:
         """Preference vectors (B, W) by ancestral denoising through falling times below 1.
 
         noise: (B, len(times), W), one fresh draw for each time. The step at t = 1 is g(h) itself and costs
-        nothing; each time after it costs one pass of f. No times: g(h).
+        nothing; each time after it costs one pass of f, two where guidance is not 1. No times: g(h).
         """
-        return self.walk(condition, anchor, noise, times)[-1]
+        return self.walk(condition, anchor, noise, times, guidance)[-1]
 
-    def walk(self, condition: Tensor, anchor: Tensor, noise: Tensor, times: tuple[float, ...]) -> list[Tensor]:
+    def walk(
+        self, condition: Tensor, anchor: Tensor, noise: Tensor, times: tuple[float, ...], guidance: float = 1.0
+    ) -> list[Tensor]:
         """The steps of `sample`: 1 + len(times) clean estimates (B, W), the first of them g(h)."""
         if noise.shape[1] != len(times):
             raise ValueError(f"{len(times)} times need as many draws of noise, not {noise.shape[1]}")
         steps = [anchor]
+        everyone = torch.ones(len(condition), dtype=torch.bool, device=condition.device)
         for step, time in enumerate(times):
             t = torch.full((len(condition),), time, device=condition.device)
-            x0, _ = self(self.noised(self.clean(steps[-1]), t, noise[:, step]), t, condition, anchor)
+            x_t = self.noised(self.clean(steps[-1]), t, noise[:, step])
+            x0, _ = self(x_t, t, condition, anchor)
+            if guidance != 1:
+                x0 = guided(x0, self(x_t, t, *self.anonymous(condition, anchor, everyone))[0], guidance)
             steps.append(x0)
         return steps
+
+
+def guided(conditional: Tensor, nobody: Tensor, guidance: float) -> Tensor:
+    """Two estimates (..., W) -> the first moved away from the second, its length kept."""
+    moved = nobody + guidance * (conditional - nobody)
+    kept: Tensor = F.normalize(moved, dim=-1) * conditional.norm(dim=-1, keepdim=True)
+    return kept
 
 
 def time_features(t: Tensor, width: int) -> Tensor:

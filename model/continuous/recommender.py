@@ -48,7 +48,8 @@ from model.text import item_text, unit
 class Mixture:
     """How tastes are made: how many samples, at which falling times they are denoised, and their weight lambda.
 
-    explore_times: the longer walk of samples that are drawn for a request that explores.
+    guidance: of these samples; 1 is none (head.py). explore_times: the longer walk of samples that are drawn for a
+    request that explores. They are not guided: they are asked for what is less expected.
     """
 
     samples: int
@@ -56,6 +57,7 @@ class Mixture:
     weight: float
     explore_samples: int = 4
     explore_times: tuple[float, ...] = (0.9, 0.75, 0.6, 0.45)
+    guidance: float = 1.0
 
 
 class ContinuousRecommender(Recommender):
@@ -95,7 +97,7 @@ class ContinuousRecommender(Recommender):
         self._noise = fixed_noise(mixture, vectors.shape[1]).to(self.device)
         backbone = self.trunk.backbone
         self._reader = Reader(backbone) if isinstance(backbone, Backbone) else backbone
-        self._samplers: dict[tuple[float, ...], Sampler] = {}
+        self._samplers: dict[tuple[tuple[float, ...], float], Sampler] = {}
         index = ItemIndex(torch.cat([vectors, bias[:, None]], dim=1).cpu().numpy())
         sieve = make_sieve(index.matrix, self.device)
         self._hold(catalogue, index, sieve, counts.numpy(), _lengths(index.matrix))
@@ -184,7 +186,8 @@ class ContinuousRecommender(Recommender):
         vectors = anchor[:, None]
         if self.mixture.weight > 0:
             noise = self._noise.expand(len(tokens), *self._noise.shape)
-            vectors = torch.cat([vectors, self._sampler(self.mixture.times).sample(condition, anchor, noise)], dim=1)
+            sampler = self._sampler(self.mixture.times, self.mixture.guidance)
+            vectors = torch.cat([vectors, sampler.sample(condition, anchor, noise)], dim=1)
         tastes = self._tastes(vectors, self._standard_weights())
         exploring = [n for n, dial in enumerate(dials) if dial.explore > 0]
         if exploring:
@@ -234,28 +237,35 @@ class ContinuousRecommender(Recommender):
         if kept > 0:
             walks.append(Walk((1.0,), anchor.cpu().numpy(), (1 - mixture.weight) * kept))
         if kept > 0 and mixture.weight > 0:
-            walks += self._group(condition, anchor, self._noise, mixture.times, mixture.weight * kept)
+            share = mixture.weight * kept
+            walks += self._group(condition, anchor, self._noise, mixture.times, share, mixture.guidance)
         if dial.explore > 0:
             noise = self._fresh_noise(dial.seed)
             walks += self._group(condition, anchor, noise, mixture.explore_times, dial.explore)
         return tuple(walks)
 
     def _group(
-        self, condition: Tensor, anchor: Tensor, noise: Tensor, times: tuple[float, ...], weight: float
+        self,
+        condition: Tensor,
+        anchor: Tensor,
+        noise: Tensor,
+        times: tuple[float, ...],
+        weight: float,
+        guidance: float = 1.0,
     ) -> list[Walk]:
         """condition, anchor (1, W), noise (S, T, W) -> S walks that share the weight evenly."""
         samples = len(noise)
-        walked = self.head.walk(condition.expand(samples, -1), anchor.expand(samples, -1), noise, times)
+        walked = self.head.walk(condition.expand(samples, -1), anchor.expand(samples, -1), noise, times, guidance)
         steps = torch.stack(walked, dim=1).cpu().numpy()  # (S, 1 + T, W)
         return [Walk((1.0, *times), one, weight / samples) for one in steps]
 
     # ------------------------------------------------------------------------------------------------------------
     # Parts of the steps
 
-    def _sampler(self, times: tuple[float, ...]) -> Sampler:
-        if times not in self._samplers:
-            self._samplers[times] = Sampler(self.head, times)
-        return self._samplers[times]
+    def _sampler(self, times: tuple[float, ...], guidance: float = 1.0) -> Sampler:
+        if (times, guidance) not in self._samplers:
+            self._samplers[times, guidance] = Sampler(self.head, times, guidance)
+        return self._samplers[times, guidance]
 
     def _standard_weights(self) -> list[float]:
         weight, samples = self.mixture.weight, self.mixture.samples
@@ -315,7 +325,8 @@ class ContinuousRecommender(Recommender):
         items = load_file(folder / "items.safetensors")
         trunk = Trunk.load(folder / "adapter")
         head = Head(HeadShape(**_read_json(folder / "head" / "shape.json")))
-        head.load_state_dict(load_file(folder / "head" / "weights.safetensors"))
+        # A bundle from before guidance has no vectors of nobody, and asks for none.
+        head.load_state_dict({"nobody": head.nobody.detach()} | load_file(folder / "head" / "weights.safetensors"))
         mixture = _read_json(folder / "mixture.json")
         max_profile = mixture.pop("max_profile")
         for name in ("times", "explore_times"):

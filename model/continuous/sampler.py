@@ -14,16 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.continuous.head import Block, Head, schedule, time_features
+from model.continuous.head import Block, Head, guided, schedule, time_features
 
 
 class Sampler:
-    """A head and its falling times."""
+    """A head, its falling times and how far it is guided."""
 
     @torch.no_grad()
-    def __init__(self, head: Head, times: tuple[float, ...]) -> None:
+    def __init__(self, head: Head, times: tuple[float, ...], guidance: float = 1.0) -> None:
         self._head = head
-        self._times = times
+        self._guidance = guidance
+        self._nobody = head.condition(head.nobody[:1])  # (1, hidden)
         self._blocks = [block for block in head.blocks if isinstance(block, Block)]
         self._weight = torch.cat([block.modulation.weight for block in self._blocks])
         self._bias = torch.cat([block.modulation.bias for block in self._blocks])
@@ -39,17 +40,26 @@ class Sampler:
 
     def sample(self, condition: Tensor, anchor: Tensor, noise: Tensor) -> Tensor:
         """condition, anchor (B, W), noise (B, S, T, W) -> preference vectors (B, S, W), as `Head.sample` for each."""
-        head, hidden = self._head, self._head.shape.hidden
+        head = self._head
         batch, samples = noise.shape[:2]
         about = head.condition(condition)  # (B, hidden)
         anchor = anchor[:, None]
         x0 = anchor
-        for step, (time, alpha, sigma, scale) in enumerate(self._known):
-            modulations = F.linear(F.silu(time + about), self._weight, self._bias)  # (B, blocks * 3 * hidden)
+        for step, (_, alpha, sigma, scale) in enumerate(self._known):
             x_t = alpha * scale * head.clean(x0) + sigma * scale * noise[:, :, step]
-            x = head.inputs(x_t)  # (B, S, hidden)
-            for block, modulation in zip(self._blocks, modulations.split(3 * hidden, dim=1), strict=True):
-                shift, factor, gate = modulation[:, None].chunk(3, dim=2)  # (B, 1, hidden)
-                x = x + gate * block.mlp(block.norm(x) * (1 + factor) + shift)
-            x0 = anchor + alpha * head.outputs(head.norm(x))
+            x0 = self._estimate(step, x_t, about, anchor)
+            if self._guidance != 1:
+                x0 = guided(x0, self._estimate(step, x_t, self._nobody, head.nobody[1:]), self._guidance)
         return x0.expand(batch, samples, -1)
+
+    def _estimate(self, step: int, x_t: Tensor, about: Tensor, anchor: Tensor) -> Tensor:
+        """x_t (B, S, W) of unit variance, about (B or 1, hidden), anchor (B, 1, W) or (1, W) -> x0_hat (B, S, W)."""
+        head, hidden = self._head, self._head.shape.hidden
+        time, alpha, _, _ = self._known[step]
+        modulations = F.linear(F.silu(time + about), self._weight, self._bias)  # (B or 1, blocks * 3 * hidden)
+        x = head.inputs(x_t)  # (B, S, hidden)
+        for block, modulation in zip(self._blocks, modulations.split(3 * hidden, dim=1), strict=True):
+            shift, factor, gate = modulation[:, None].chunk(3, dim=2)  # (B or 1, 1, hidden)
+            x = x + gate * block.mlp(block.norm(x) * (1 + factor) + shift)
+        estimate: Tensor = anchor + alpha * head.outputs(head.norm(x))
+        return estimate

@@ -297,3 +297,39 @@ def test_the_condition_reaches_the_sample() -> None:
     with torch.no_grad():
         changed = head.sample(condition + 1, anchor, noise, TIMES)
         assert (changed != head.sample(condition, anchor, noise, TIMES)).any(dim=1).all()
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# Guidance
+
+
+def test_guided_sampling_is_the_walk_of_the_formula() -> None:
+    """nobody + 2 (conditional - nobody), at the conditional's length, at every time; derived from the plain passes."""
+    head = random_head(scale=0.2)
+    _, condition, anchor = inputs()
+    noise = drawn(4, BATCH, len(TIMES), SHAPE.width)
+    nobody, its_anchor = (row.expand(BATCH, -1) for row in head.nobody.detach())
+    with torch.no_grad():
+        x0 = anchor
+        for step, time in enumerate(TIMES):
+            t = torch.full((BATCH,), time)
+            x_t = head.noised(head.clean(x0), t, noise[:, step])
+            with_it, without = head(x_t, t, condition, anchor)[0], head(x_t, t, nobody, its_anchor)[0]
+            moved = without + 2 * (with_it - without)
+            x0 = moved / moved.norm(dim=1, keepdim=True) * with_it.norm(dim=1, keepdim=True)
+        guided = head.sample(condition, anchor, noise, TIMES, guidance=2.0)
+        torch.testing.assert_close(guided, x0, atol=1e-5, rtol=1e-5)
+        assert not torch.allclose(guided, head.sample(condition, anchor, noise, TIMES), atol=1e-2)
+
+
+def test_rows_without_a_condition_train_the_vectors_of_nobody_and_no_others_do() -> None:
+    head = random_head(scale=0.2)
+    _, condition, anchor = inputs()
+    rows = torch.arange(BATCH) < 2
+    its_condition, its_anchor = head.anonymous(condition, anchor, rows)
+    assert torch.equal(its_condition[2:], condition[2:])
+    assert torch.equal(its_anchor[2:], anchor[2:])
+    assert torch.equal(its_condition[:2], head.nobody[:1].expand(2, -1))
+    (its_condition.sum() + 3 * its_anchor.sum()).backward()
+    assert head.nobody.grad is not None
+    assert head.nobody.grad.tolist() == [[2.0] * SHAPE.width, [6.0] * SHAPE.width]

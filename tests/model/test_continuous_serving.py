@@ -67,16 +67,17 @@ def test_the_reader_gives_the_state_after_the_last_item(layers: int, lengths: li
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=2e-5)
 
 
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
 @pytest.mark.parametrize("times", [(), (0.7,), (0.9, 0.5, 0.2)])
 @torch.inference_mode()
-def test_the_sampler_walks_as_the_head_does(times: tuple[float, ...]) -> None:
+def test_the_sampler_walks_as_the_head_does(times: tuple[float, ...], guidance: float) -> None:
     recommender = make()
     generator = torch.Generator().manual_seed(5)
     condition, anchor = torch.randn(4, 16, generator=generator), torch.randn(4, 16, generator=generator)
     noise = torch.randn(4, 3, len(times), 16, generator=generator)
-    found = Sampler(recommender.head, times).sample(condition, anchor, noise)
+    found = Sampler(recommender.head, times, guidance).sample(condition, anchor, noise)
     for user in range(4):
-        expected = recommender.head.sample(condition[[user] * 3], anchor[[user] * 3], noise[user], times)
+        expected = recommender.head.sample(condition[[user] * 3], anchor[[user] * 3], noise[user], times, guidance)
         torch.testing.assert_close(found[user], expected, atol=2e-5, rtol=2e-5)
 
 

@@ -193,6 +193,7 @@ def test_the_head_is_served_only_where_its_lead_over_the_trunk_is_sure(crowd: Pr
         "trunk.epochs=1",
         "trunk.learning_rate=3e-4",
         "head.weights=[0.25, 1.0]",
+        "head.unconditional=0",
         f"head.learning_rate={rate}",
         "head.epochs=3",
         "head.steps_per_epoch=20",
@@ -200,7 +201,10 @@ def test_the_head_is_served_only_where_its_lead_over_the_trunk_is_sure(crowd: Pr
     fitted = fit_trunk(crowd, random_tokens(crowd), part.trunk, seed=0)
     head = fit_head(crowd, fitted.trunk, fitted.space, part.head, part.trunk, seed=0)
     alone = ndcg(fitted, crowd)
-    reached = max(epoch[f"ndcg@10 lambda={weight:g}"] for epoch in head.epochs for weight in (0.25, 1.0))
+    unguided = max(epoch[f"ndcg@10 lambda={weight:g}"] for epoch in head.epochs for weight in (0.25, 1.0))
+    assert head.guidance[1.0] == pytest.approx(unguided, abs=1e-9)
+    assert list(head.guidance) == list(part.head.guidance)
+    reached = max(head.guidance.values())
     assert head.lead is not None
     assert head.lead[0] == pytest.approx(reached - alone, abs=1e-9)
     whole = fitted.recommender(crowd, part.trunk.max_profile).with_head(head.head, head.mixture)

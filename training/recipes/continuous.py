@@ -102,6 +102,7 @@ class HeadPart(Part):
     time_shift: Positive
     direction: Annotated[float, Field(ge=0)]
     dispersive: Annotated[float, Field(ge=0)]
+    unconditional: Share
     negatives: Literal["softmax", "margin", "preferdiff"]
     negative: Annotated[float, Field(ge=0)]
     epochs: Annotated[int, Field(ge=0)]
@@ -111,6 +112,7 @@ class HeadPart(Part):
     samples: Count
     times: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(min_length=1)]
     weights: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1)]
+    guidance: Annotated[tuple[Annotated[float, Field(ge=1)], ...], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _times_fall(self) -> Self:

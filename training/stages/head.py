@@ -9,7 +9,7 @@ chance alone, so the head is mixed in only where its lead on validation is surer
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +44,7 @@ GAMMA = 5.0  # PreferDiff's, for all of its data sets
 class FittedHead:
     """The best head, the mixture to serve, what each epoch and weight gave, and the lead of the best over the trunk.
 
+    guidance: validation NDCG@10 of the best weight by how far its samples were guided.
     lead: difference of validation NDCG@10 with its 95 % bootstrap interval over users (mean, low, high). Where low is
     not above zero the mixture has weight 0: the trunk alone answers, and the head only serves `explore`.
     """
@@ -52,6 +53,7 @@ class FittedHead:
     mixture: Mixture
     epochs: list[dict[str, float]]
     lead: tuple[float, float, float] | None = None
+    guidance: dict[float, float] = field(default_factory=dict)
 
 
 def fit_head(
@@ -120,9 +122,12 @@ def fit_head(
         head.eval()
         if place.best is None:
             return FittedHead(head, standing, place.epochs)
-        best = replace(standing, weight=place.best_weight)
-        lead = paired_bootstrap(validate(head, best), alone)
-    return FittedHead(head, best if lead[1] > 0 else standing, place.epochs, lead)
+        mixtures = [replace(standing, weight=place.best_weight, guidance=guidance) for guidance in part.guidance]
+        found = [validate(head, mixture) for mixture in mixtures]
+        best = int(np.argmax([metrics.ndcg(10) for metrics in found]))
+        lead = paired_bootstrap(found[best], alone)
+    guidance = {mixture.guidance: metrics.ndcg(10) for mixture, metrics in zip(mixtures, found, strict=True)}
+    return FittedHead(head, mixtures[best] if lead[1] > 0 else standing, place.epochs, lead, guidance)
 
 
 class _Validation:
@@ -165,6 +170,8 @@ def _losses(
         anchor = trunk.g(conditions)
     some = torch.randperm(len(targets), generator=generator, device=device)[: part.positions_per_step]
     condition, anchor, target = conditions[some].float(), anchor[some].float(), targets[some]
+    unknown = torch.rand(len(target), generator=generator, device=device) < part.unconditional
+    condition, anchor = head.anonymous(condition, anchor, unknown)
     x0 = head.clean(vectors[target])
     t = draw_times(len(target), part.time_shift, generator, device)
     noise = torch.randn(x0.shape, generator=generator, device=device)

@@ -53,7 +53,12 @@ def build(recipe: ContinuousRecipe, run: Run) -> Built:
         head = fit_head(
             prepared, fitted.trunk, fitted.space, recipe.head, recipe.trunk, seed=seed, checkpoint=checkpoint, **where
         )
-        run.report["head"] = {"epochs": head.epochs, "weight": head.mixture.weight, "lead": head.lead}
+        run.report["head"] = {
+            "epochs": head.epochs,
+            "weight": head.mixture.weight,
+            "guidance": head.guidance,
+            "lead": head.lead,
+        }
     anchor = fitted.recommender(prepared, recipe.trunk.max_profile)
     behaviour = anchor.with_head(head.head, head.mixture)
     assert isinstance(fitted.space, ItemSpace)
