@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +25,7 @@ from safetensors.numpy import load_file, save_file
 
 from model.bundle import sync
 from model.catalogue import Catalogue, Rows
+from training.data.place import put_in_place, unfinished
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 Part = Literal["validation", "test"]
@@ -199,10 +198,7 @@ class Prepared:
         Raises DataError when something else is in the way.
         """
         refuse_occupied(folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
-            new.chmod(0o755)  # mkdtemp makes it private to this user
+        with unfinished(folder) as new:
             save_file(self._arrays(), new / "arrays.safetensors")
             self.catalogue.write(new / "catalogue.jsonl")
             (new / "users.json").write_text(json.dumps(self.users, ensure_ascii=False), encoding="utf-8")
@@ -210,14 +206,7 @@ class Prepared:
             (new / "facts.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             for path in (*new.iterdir(), new):
                 sync(path)
-            old = new.with_name(new.name + ".old")
-            if folder.exists():
-                folder.rename(old)  # a folder with files cannot be renamed over
-            new.rename(folder)
-            sync(folder.parent)
-            shutil.rmtree(old, ignore_errors=True)
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
+            put_in_place(new, folder)
 
     @classmethod
     def read(cls, folder: Path) -> Prepared:

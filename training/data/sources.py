@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -19,6 +18,7 @@ from typing import Any
 
 from training.data import amazon, lastfm, movielens, synthetic, table
 from training.data.download import DownloadError, Fetched, Passing, fetch
+from training.data.place import put_in_place, unfinished
 from training.data.prepared import DataError
 from training.data.synthetic import Sizes
 from training.data.table import Source
@@ -171,17 +171,14 @@ def _unpacked(archive: Path, folder: Path, members: tuple[str, ...]) -> Path:
     """The members by their bare names, wherever in the archive they lie; the folder appears whole."""
     if folder.is_dir() and folder.stat().st_mtime >= archive.stat().st_mtime:
         return folder
-    new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        with zipfile.ZipFile(archive) as source:
-            for name in source.namelist():
-                if (bare := name.rpartition("/")[2]) in members:
-                    with source.open(name) as packed, (new / bare).open("wb") as file:
-                        shutil.copyfileobj(packed, file, 1 << 20)
-        shutil.rmtree(folder, ignore_errors=True)
-        new.rename(folder)
+        with unfinished(folder) as new:
+            with zipfile.ZipFile(archive) as source:
+                for name in source.namelist():
+                    if (bare := name.rpartition("/")[2]) in members:
+                        with source.open(name) as packed, (new / bare).open("wb") as file:
+                            shutil.copyfileobj(packed, file, 1 << 20)
+            put_in_place(new, folder)
     except (zipfile.BadZipFile, OSError) as error:
         raise DownloadError(f"{archive} cannot be unpacked: {error}") from error
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
     return folder
