@@ -20,7 +20,9 @@ from service.stores import check_address
 PREFIX = "CONTREC_"
 
 # Variables with our prefix that belong to other rooms; every other unknown one is a likely slip of the pen.
-_ELSEWHERE = frozenset({"CONTREC_DATA", "CONTREC_DEBUG", "CONTREC_FUZZ", "CONTREC_REQUIRE", "CONTREC_NIGHTLY"})
+_ELSEWHERE = frozenset(  # read by other commands, and by the tests
+    f"{PREFIX}{name}" for name in ("CACHE", "COMPOSE", "DATA", "DEBUG", "FUZZ", "MIRROR", "NIGHTLY", "REQUIRE")
+)
 
 
 class SettingsError(Exception):

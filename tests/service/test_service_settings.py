@@ -81,7 +81,8 @@ def test_settings_do_not_change_under_way() -> None:
 
 def test_the_page_lists_every_setting_with_its_default_and_nothing_else() -> None:
     page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
-    rows = dict(re.findall(r"^\| `(CONTREC_[A-Z_]+)` \| `([^`]*)` \|", page, flags=re.MULTILINE))
+    table, _, _ = page.partition("## Of the other commands")
+    rows = dict(re.findall(r"^\| `(CONTREC_[A-Z_]+)` \| `([^`]*)` \|", table, flags=re.MULTILINE))
     expected = {PREFIX + name.upper(): str(field.default) for name, field in Settings.model_fields.items()}
     assert rows == expected
 
@@ -91,3 +92,16 @@ def test_the_page_gives_every_reason() -> None:
     for name, field in Settings.model_fields.items():
         assert field.description
         assert field.description in page, f"docs/settings.md lacks the reason of {name}"
+
+
+READ = re.compile(r"""(?:environ(?:\.get\(|\.setdefault\(|\[)|getenv\(|envvar=)\s*["']([A-Z_]+)["']""")
+
+
+def test_the_page_names_every_variable_that_any_of_our_code_reads() -> None:
+    page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    rooms = ("contrec", "model", "training", "service", "tests", "bench")
+    code = "\n".join(path.read_text(encoding="utf-8") for room in rooms for path in (ROOT / room).rglob("*.py"))
+    read = set(READ.findall(code)) - {"PATH"}
+    assert read >= {"CONTREC_CACHE", "CONTREC_DEBUG", "CONTREC_COMPOSE", "XDG_CACHE_HOME"}, "the search finds them"
+    assert sorted(name for name in read if f"`{name}`" not in page and f"`{name}=1`" not in page) == []
+    assert unknown_variables(dict.fromkeys(read, "x")) == [], "the service warns of none that we read ourselves"
