@@ -42,10 +42,18 @@ TUNED = (
 )
 
 
+SHELF: list[Path] = []  # where the base model lies: pytest's own folder, which it also clears after a killed run
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> None:
+    SHELF.append(tmp_path_factory.mktemp("language"))
+
+
 @functools.cache
 def base() -> Path:
     words = [word for item in toy_catalogue() for word in item.title.split()]
-    return language_model(Path(tempfile.mkdtemp(prefix="contrec-lm-")), [*words, "they", "walked"])
+    return language_model(SHELF[0], [*words, "they", "walked"])
 
 
 @functools.cache
