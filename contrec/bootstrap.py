@@ -57,25 +57,31 @@ class Target:
 def bootstrap(source: Path | None, target: Target, tell: Teller) -> Path:
     """Returns the folder of the version that came of the source, or of the active one if that is older news.
 
-    source: a folder or file as docs/data.md describes it; None, or an empty folder, invents the demo's. Raises the
-    rooms' errors, each one sentence, and then whatever was served before still is.
+    source: a folder or file as docs/data.md describes it; None, or an empty folder, invents the demo's, but never over
+    somebody's own: what was made of those stays. Raises the rooms' errors, each one sentence, and then whatever was
+    served before still is.
     """
     target.work.mkdir(parents=True, exist_ok=True)
     if source is not None and source.is_dir() and not any(_files(source)):
         source = None
-    size = target.size or (SIZE_OF_DEMO if source is None else SIZE)
     note = target.work / DONE
-    digest = _digest(source, target.name, size)
     done = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
-    if done.get("source") != digest:
-        done = {"source": digest}
+    forgotten = source is None and done.get("demo") is False
+    size = target.size or (SIZE_OF_DEMO if source is None and not forgotten else SIZE)
+    if forgotten:
+        tell("no data is named: what was made of yours stays, since the demo is only for where there is nothing")
+    elif done.get("source") != (digest := _digest(source, target.name, size)):
+        done = {"source": digest, "demo": source is None}
     folder = target.work / "prepared"
 
     version = done.get("version")
     bundle = active(target.bundles, target.name)
     if version is None or bundle is None:
-        with timed(tell, "inventing the demo's films and viewers" if source is None else f"reading {source}"):
-            prepared = prepare(_kind(source), source, folder)
+        if forgotten:
+            prepared = Prepared.read(folder)
+        else:
+            with timed(tell, "inventing the demo's films and viewers" if source is None else f"reading {source}"):
+                prepared = prepare(_kind(source), source, folder)
         bundle = _trained(folder, prepared, target, size, tell)
         done["version"] = bundle.name
         _keep(note, done)

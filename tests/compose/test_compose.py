@@ -17,6 +17,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,41 @@ def test_the_second_up_does_nothing(stack: Stack) -> None:
     assert said.count("training the tiny contrec recipe") == 1
     assert said.count("events imported") == 1
     assert said.count("active: contrec/") >= 2
+
+
+ASK_UNTIL_READY = """
+import http.client, time
+while True:
+    try:
+        c = http.client.HTTPConnection("127.0.0.1", 8000, timeout=3)
+        c.request("GET", "/readyz")
+        if c.getresponse().status == 200:
+            break
+    except OSError:
+        pass
+    time.sleep(0.05)
+print(time.time())
+"""
+
+
+def test_a_replica_is_ready_within_fifteen_seconds_of_its_start(
+    stack: Stack, record_property: Callable[[str, object], None]
+) -> None:
+    replica = stack.containers("service")[0]
+    docker("restart", replica)
+    ready = float(docker("exec", replica, "python", "-I", "-S", "-c", ASK_UNTIL_READY))
+    began = datetime.fromisoformat(docker("inspect", replica, "--format", "{{.State.StartedAt}}")[:19] + "+00:00")
+    seconds = ready - began.timestamp()
+    record_property("ready", seconds)
+    logging.getLogger(__name__).info("ready %.1f s after the start", seconds)
+    assert seconds <= 15
+    stack.until(stack.everyone_is_well, 60)
+
+
+def test_the_serving_image_is_no_larger_than_1600_megabytes(stack: Stack) -> None:
+    size = int(docker("image", "inspect", "contrec:local", "--format", "{{.Size}}"))
+    logging.getLogger(__name__).info("the serving image: %.0f MB", size / 1e6)
+    assert size <= 1600e6
 
 
 def test_the_service_is_confined(stack: Stack) -> None:

@@ -91,6 +91,24 @@ def test_files_become_a_bundle_and_histories_once(shop: Path) -> None:
     assert again == f"active: shop/{served(shop).name}\n", "the second time there is nothing to do"
 
 
+def test_a_start_that_forgets_to_name_the_data_does_not_put_the_demo_over_it(shop: Path) -> None:
+    """DATA=./my-data docker compose up, and the next day docker compose up."""
+    target, before = target_in(shop), served(shop)
+    known = asyncio.run(history(target.store, "u0"))
+    for nothing in (None, shop / "empty"):
+        (shop / "empty").mkdir(exist_ok=True)
+        said = told(nothing, target)
+        assert "no data is named: what was made of yours stays" in said
+        assert f"active: shop/{before.name}\n" in said
+        assert "training" not in said
+        assert "imported" not in said
+    assert asyncio.run(history(target.store, "u0")) == known
+    assert told(shop / "data", target) == f"active: shop/{before.name}\n", "and named again it is known"
+    (shop / "shop.db").unlink()
+    assert "events imported, 0 were already there" in told(None, target)
+    assert asyncio.run(history(target.store, "u0")) == known, "an empty store is filled from the same data"
+
+
 @pytest.mark.redis
 def test_an_empty_store_is_filled_again_without_training(shop: Path, own_redis: RedisServer) -> None:
     target = target_in(shop, own_redis.url)
