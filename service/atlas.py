@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -23,6 +24,8 @@ from service.bundles import Served
 
 MAX_POINTS = 20_000
 MAX_CATEGORIES = 500
+MAX_LABELS = 24
+REGION, FEWEST = 0.7, 5
 
 
 class Atlas:
@@ -30,6 +33,7 @@ class Atlas:
     plane is kept where the bundle is the same.
 
     share: of the variance that the map shows. categories: (name, items) by number of items, at most MAX_CATEGORIES.
+    labels: (category, x, y) of those that have a region of the map to themselves, most items first.
     """
 
     def __init__(self, served: Served, before: Atlas | None = None) -> None:
@@ -47,6 +51,8 @@ class Atlas:
         self._texts = [_searchable(item) for item in items]
         counts = Counter(category for item in items for category in dict.fromkeys(item.categories))
         self.categories = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:MAX_CATEGORIES]
+        names = [name for name, _ in self.categories[:MAX_LABELS]]
+        self.labels = regions(self.points, [item.categories for item in items[:MAX_POINTS]], names)
 
     @property
     def items(self) -> int:
@@ -77,6 +83,32 @@ class Atlas:
         if words:
             found.sort(key=lambda place: not self._texts[place].startswith(folded))  # stable: popularity stays
         return self._shown[found[:limit]], len(found)
+
+
+def regions(
+    points: Floats, categories: Sequence[Sequence[str]], names: Sequence[str]
+) -> list[tuple[str, float, float]]:
+    """The middle of each name's points (n, 2), of those names whose points lie together.
+
+    Together: half of them are within REGION of the distance in which half of all points are of the map's middle.
+    """
+    found = []
+    spread = _spread(points)[1]
+    for name in names:
+        own = points[[place for place, given in enumerate(categories) if name in given]]
+        if len(own) >= FEWEST:
+            middle, half = _spread(own)
+            if half < REGION * spread:
+                found.append((name, float(middle[0]), float(middle[1])))
+    return found
+
+
+def _spread(points: Floats) -> tuple[Floats, float]:
+    """The middle (2,) of points (n, 2), and the distance from it within which half of them lie."""
+    if not len(points):
+        return np.zeros(2, dtype=np.float32), 0.0
+    middle = np.median(points, axis=0)
+    return middle, float(np.median(np.linalg.norm(points - middle, axis=1)))
 
 
 def fold(text: str) -> str:

@@ -42,7 +42,7 @@ class PageItem(BaseModel):
 class MapAnswer(BaseModel):
     """The points, most popular first. items: in the catalogue, of which item_ids are shown. share: of the variance.
 
-    x, y: their places. categories: (name, items), most items first.
+    x, y: their places. categories: (name, items), most items first. labels: (category, x, y) of a region of the map.
     """
 
     bundle: str | None
@@ -54,6 +54,7 @@ class MapAnswer(BaseModel):
     x: list[float] = []
     y: list[float] = []
     categories: list[tuple[str, int]] = []
+    labels: list[tuple[str, float, float]] = []
 
 
 class FoundAnswer(BaseModel):
@@ -184,6 +185,7 @@ def _whole(atlas: Atlas, state: BundleState, reason: str | None) -> MapAnswer:
         x=[x for x, _ in points],
         y=[y for _, y in points],
         categories=atlas.categories,
+        labels=[(name, round(x, 4), round(y, 4)) for name, x, y in atlas.labels],
     )
 
 

@@ -40,7 +40,7 @@ export function showRecommendations(list, items, pick, never) {
       {},
       el("span", { class: "rank" }, String(place + 1)),
       pickable(item, pick),
-      el("span", { class: "score", title: "score" }, scoreOf(item)),
+      el("span", { class: "score", title: "Score: higher is better" }, el("span", { class: "hidden" }, "score "), scoreOf(item)),
       el(
         "button",
         { type: "button", class: "quiet never", "aria-label": `Never ${titleOf(item)}`, on: { click: () => never(item) } },
@@ -53,7 +53,7 @@ export function showRecommendations(list, items, pick, never) {
 }
 
 /** A count as it is, a log probability with two digits. */
-const scoreOf = ({ score }) => (Number.isInteger(score) ? String(score) : score.toFixed(2));
+const scoreOf = ({ score }) => (Number.isInteger(score) ? String(score) : score.toFixed(2)).replace("-", "\u2212");
 
 function reasons(given) {
   if (!given.length) return null;

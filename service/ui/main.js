@@ -16,6 +16,7 @@ const known = new Map(); // item_id -> item, for what has been told with its tit
 let shownIds = []; // of the points on the map
 let lastRecommendation = null;
 let lastWalked = "";
+let pickPlaces = []; // of the recommendations on the map, best first; null where the map has none
 
 const remember = (items) => items.forEach((item) => known.set(item.item_id, item));
 const ignoreAbort = (error) => {
@@ -79,7 +80,7 @@ async function loadMap() {
   try {
     const map = await call("GET", "/page/map");
     shownIds = map.item_ids;
-    theMap.points(map.x, map.y);
+    theMap.points(map.x, map.y, map.labels);
     offerCategories(map.categories);
     $("bundle").textContent = map.bundle === null ? "no bundle" : `${map.bundle} · ${count(map.items, "item")}`;
     $("bundle").title = $("bundle").textContent;
@@ -136,9 +137,10 @@ async function drawWalk(answer, signal) {
   const mark = [...read, ...answer.items].map((item) => item.item_id);
   const { walks, marks } = await call("POST", "/page/trace", session.walk(mark), signal);
   const places = marks.map((place) => place ?? null);
+  pickPlaces = places.slice(read.length);
   theMap.marks(
     places.slice(0, read.length).filter(Boolean),
-    places.slice(read.length).filter(Boolean),
+    pickPlaces.filter(Boolean),
     walks.map((walk) => walk.steps.map((step) => [step.x, step.y])),
   );
   const fingerprint = JSON.stringify(walks);
@@ -159,7 +161,7 @@ function showWho() {
   $("history-empty").hidden = session.read.length > 0;
   $("history-empty").textContent = stored
     ? "What is stored is read by the service. Click items to go on from there."
-    : "Click any item to begin a history. Everything here follows at once.";
+    : "Click any item to begin a history: the recommendations follow at once.";
 }
 
 // ------------------------------------------------------------------------------------------------------- acting
@@ -249,7 +251,15 @@ function tip(place, left = 0, top = 0, hint = "") {
   naming = setTimeout(() => nameOf(id).then((name) => hovered === place && put(name), () => {}), 80);
 }
 
+/** The recommendation under the pointer or the focus is ringed on the map. */
+function ring(event) {
+  const row = event.type === "mouseover" || event.type === "focusin" ? event.target.closest("#list > li") : null;
+  theMap.ring(row ? (pickPlaces[[...$("list").children].indexOf(row)] ?? null) : null);
+}
+
 // ------------------------------------------------------------------------------------------------------ wiring
+
+for (const event of ["mouseover", "mouseleave", "focusin", "focusout"]) $("list").addEventListener(event, ring);
 
 session.addEventListener("change", () => {
   busy(true);

@@ -12,8 +12,10 @@ export class CatalogueMap {
   #frame = 0;
   #x = [];
   #y = [];
+  #labels = [];
   #walks = [];
   #marks = { read: [], picks: [] };
+  #ringed = null;
   #step = 0;
   #box = { x: 0, y: 0, side: 2 }; // the part of the plane that the whole map shows
   #view = { x: 0, y: 0, zoom: 1 }; // centre in the plane
@@ -27,12 +29,11 @@ export class CatalogueMap {
     this.#listen();
   }
 
-  points(x, y) {
+  /** labels: lists of [words, x, y], what matters most first. */
+  points(x, y, labels) {
     this.#x = x;
     this.#y = y;
-    const [left, right] = ends(x);
-    const [low, high] = ends(y);
-    this.#box = { x: (left + right) / 2, y: (low + high) / 2, side: Math.max(right - left, high - low, 1e-6) };
+    this.#labels = labels;
     this.whole();
   }
 
@@ -40,6 +41,14 @@ export class CatalogueMap {
   marks(read, picks, walks) {
     this.#marks = { read, picks };
     this.#walks = walks;
+    this.#ringed = null;
+    if (this.#view.zoom === 1) this.whole();
+    this.#later();
+  }
+
+  /** place: [x, y] of what is to be found with the eye, or null. */
+  ring(place) {
+    this.#ringed = place;
     this.#later();
   }
 
@@ -49,7 +58,12 @@ export class CatalogueMap {
     this.#later();
   }
 
+  /** All items, and the walks where they lead beyond. */
   whole() {
+    const walked = this.#walks.flat();
+    const [left, right] = ends([...this.#x, ...walked.map(([x]) => x)]);
+    const [low, high] = ends([...this.#y, ...walked.map(([, y]) => y)]);
+    this.#box = { x: (left + right) / 2, y: (low + high) / 2, side: Math.max(right - left, high - low, 1e-6) };
     this.#look({ x: this.#box.x, y: this.#box.y, zoom: 1 });
   }
 
@@ -157,6 +171,29 @@ export class CatalogueMap {
     }
     pen.fill();
     pen.globalAlpha = 1;
+    this.#drawLabels(pen, width, height);
+  }
+
+  /** Words for regions; one that would lie over another, or over the edge, is left out. */
+  #drawLabels(pen, width, height) {
+    const style = getComputedStyle(this.#canvas);
+    pen.font = `600 12px ${style.fontFamily}`;
+    pen.textAlign = "center";
+    pen.textBaseline = "middle";
+    pen.lineJoin = "round";
+    pen.lineWidth = 4;
+    pen.strokeStyle = style.backgroundColor;
+    pen.fillStyle = style.color;
+    const taken = [];
+    for (const [words, x, y] of this.#labels) {
+      const [left, top] = this.#toPixels([x, y]);
+      const half = pen.measureText(words).width / 2 + 4;
+      if (left < half || top < 10 || left > width - half || top > height - 10) continue;
+      if (taken.some((one) => Math.abs(one.left - left) < one.half + half && Math.abs(one.top - top) < 18)) continue;
+      taken.push({ left, top, half });
+      pen.strokeText(words, left, top);
+      pen.fillText(words, left, top);
+    }
   }
 
   #drawMarks(pen) {
@@ -173,6 +210,14 @@ export class CatalogueMap {
     };
     for (const place of [...this.#marks.picks].reverse()) disc(place, 5.5, this.#colour("pick"), surface);
     for (const place of this.#marks.read) disc(place, 5, surface, this.#colour("read"));
+    if (this.#ringed) {
+      disc(this.#ringed, 7, this.#colour("pick"), surface);
+      const [left, top] = this.#toPixels(this.#ringed);
+      pen.beginPath();
+      pen.arc(left, top, 13, 0, 7);
+      pen.strokeStyle = this.#colour("walk");
+      pen.stroke();
+    }
   }
 
   #drawWalks(pen) {

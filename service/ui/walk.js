@@ -67,7 +67,8 @@ export class Stepper {
           "li",
           {},
           el("span", { class: "share" }, `${Math.round(100 * walk.share)}%`),
-          el("span", {}, walk.steps.length > 1 ? "a sample, towards " : "the trunk, towards ", el("b", {}, titleOf(here.nearest))),
+          el("span", {}, walk.steps.length > 1 ? "sample" : "trunk"),
+          el("b", {}, titleOf(here.nearest)),
         );
       }),
     );
@@ -79,7 +80,7 @@ export function walkNote(walks, historyLength) {
   if (!historyLength) return "No history, no preference: the list is the popular one.";
   if (!walks.length) return "This answer was made without preference vectors.";
   if (walks.every((walk) => walk.steps.length === 1)) {
-    return "The trunk answers alone with this bundle: nothing is denoised. Turn Explore up to draw samples.";
+    return "The trunk answers alone with this bundle: nothing is denoised. Turn Explore up to draw samples. The vector, and the item nearest to it:";
   }
-  return "Each sample begins as pure noise, where the head is the trunk's own vector, and is denoised to where it lands.";
+  return "Each sample begins as pure noise, where the head is the trunk's own vector, and is denoised to where it lands. Weight, vector, and the item nearest to it at this step:";
 }

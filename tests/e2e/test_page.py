@@ -146,6 +146,34 @@ def test_the_map_is_drawn_and_a_click_on_it_adds_the_item(address: str, open_tab
     assert tab.errors == []
 
 
+def test_a_recommendation_under_the_pointer_is_ringed_on_the_map(address: str, open_tab: Open) -> None:
+    tab = open_tab(address)
+    tab.add("Harbour part 1")
+    tab.answered("for this history")
+    drawn = "document.getElementById('map').toDataURL()"
+    tab.page.locator("#lands li").first.wait_for()
+    tab.page.mouse.move(0, 0)
+    tab.page.wait_for_timeout(100)
+    plain = tab.page.evaluate(drawn)
+    tab.page.locator("#list li:nth-child(2) .pickable").hover()
+    tab.page.wait_for_function(f"plain => {drawn} !== plain", arg=plain)
+    tab.page.mouse.move(0, 0)
+    tab.page.wait_for_function(f"plain => {drawn} === plain", arg=plain)
+    tab.page.focus("#list li:nth-child(2) .pickable")
+    tab.page.wait_for_function(f"plain => {drawn} !== plain", arg=plain)
+    assert tab.errors == []
+
+
+def test_the_page_ends_where_its_parts_end(address: str, open_tab: Open) -> None:
+    """The words for screen readers in the scrolled list of the catalogue once made it twice as long."""
+    tab = open_tab(address)
+    tab.answered("for anybody")
+    tab.page.locator("#results li").nth(20).wait_for(state="attached")
+    end, page = tab.page.evaluate("""() => [document.querySelector('main').getBoundingClientRect().bottom + scrollY,
+        document.documentElement.scrollHeight]""")
+    assert page <= max(end, 900) + 1
+
+
 def test_a_stored_user_and_real_events(address: str, open_tab: Open) -> None:
     events = [{"event_id": f"ann-{n}", "user_id": "ann", "item_id": f"item-{n}", "time": n} for n in range(12, 15)]
     assert httpx.post(f"{address}/events", json={"events": events}, trust_env=False).status_code == httpx.codes.OK

@@ -115,6 +115,10 @@ async def test_the_map_holds_every_item_at_its_place() -> None:
     expected = np.linalg.norm(recommender.vectors[places][:, None] - recommender.vectors[places][None], axis=2)
     np.testing.assert_allclose(gaps, expected, atol=1e-3)
     assert dict(told["categories"]) == {"even": 20, "odd": 20, "tens-0": 10, "tens-1": 10, "tens-2": 10, "tens-3": 10}
+    labels = {name: (x, y) for name, x, y in told["labels"]}
+    assert set(labels) == {"tens-0", "tens-1", "tens-2", "tens-3"}, "even and odd are everywhere"
+    own = points[[place in range(10, 20) for place in places]]
+    np.testing.assert_allclose(labels["tens-1"], np.median(own, axis=0), atol=1e-3)
 
 
 async def test_without_a_bundle_the_page_says_why_and_asks_on() -> None:
