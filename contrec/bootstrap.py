@@ -20,6 +20,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from contrec.events import export_events, import_events
 from contrec.progress import Epochs, Teller, timed
@@ -64,8 +65,7 @@ def bootstrap(source: Path | None, target: Target, tell: Teller) -> Path:
     target.work.mkdir(parents=True, exist_ok=True)
     if source is not None and source.is_dir() and not any(_files(source)):
         source = None
-    note = target.work / DONE
-    done = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
+    note, done = target.work / DONE, _done(target.work)
     forgotten = source is None and done.get("demo") is False
     size = target.size or (SIZE_OF_DEMO if source is None and not forgotten else SIZE)
     if forgotten:
@@ -136,7 +136,8 @@ def retrain(target: Target, items: Path | None, tell: Teller) -> Path:
         items = folder / "items.csv"
         _write_items(known, items)
     prepared = prepare("table", events, target.work / "retrained", items=items)
-    return _trained(target.work / "retrained", prepared, target, target.size or SIZE, tell)
+    size = target.size or (SIZE_OF_DEMO if _done(target.work).get("demo") else SIZE)
+    return _trained(target.work / "retrained", prepared, target, size, tell)
 
 
 def _kind(source: Path | None) -> str:
@@ -159,7 +160,13 @@ def _digest(source: Path | None, name: str, size: str) -> str:
     return digest.hexdigest()
 
 
-def _keep(note: Path, done: dict[str, str]) -> None:
+def _done(work: Path) -> dict[str, Any]:
+    """What bootstrap has done in this folder. source: a digest; demo: whether it was the demo's; version, store."""
+    note = work / DONE
+    return dict(json.loads(note.read_text(encoding="utf-8"))) if note.is_file() else {}
+
+
+def _keep(note: Path, done: dict[str, Any]) -> None:
     unfinished = note.with_suffix(".unfinished")
     unfinished.write_text(json.dumps(done), encoding="utf-8")
     unfinished.replace(note)

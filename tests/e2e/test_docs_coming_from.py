@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import BIN, environment
+from tests.e2e.conftest import environment
 from training.data.prepare import prepare
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "coming-from.md").read_text(encoding="utf-8")
@@ -20,21 +20,21 @@ SCRIPTS = dict(zip(("gorse", "metarank", "rectools"), re.findall(r"```python\n(.
 USERS, LENGTH = 6, 5
 
 
-def gorse(folder: Path) -> None:
+def gorse(folder: Path, users: int = USERS) -> None:
     """Two pages of feedback and one of items, as GET /api/feedback and GET /api/items give them."""
     feedback = [
         {
             "FeedbackType": "read", "UserId": f"u{user}", "ItemId": f"i{user + step}", "Value": 0, "Comment": "",
             "Timestamp": f"2024-05-0{step + 1}T10:00:00Z", "Updated": "2024-06-01T00:00:00Z",
         }
-        for user in range(USERS) for step in range(LENGTH)
+        for user in range(users) for step in range(LENGTH)
     ]  # fmt: skip
     pages = [{"Cursor": "next", "Feedback": feedback[:10]}, {"Cursor": "", "Feedback": feedback[10:]}]
     (folder / "feedback.jsonl").write_text("\n".join(json.dumps(page) for page in pages))
     items = [
         {"ItemId": f"i{n}", "IsHidden": False, "Categories": ["a", "b"] if n else None, "Comment": f"Title, {n}",
          "Labels": {"tags": ["x"]}, "Timestamp": "2024-01-01T00:00:00Z"}
-        for n in range(USERS + LENGTH)
+        for n in range(users + LENGTH)
     ]  # fmt: skip
     (folder / "items.jsonl").write_text(json.dumps({"Cursor": "", "Items": items}))
 
@@ -79,20 +79,6 @@ def test_what_the_other_system_gives_becomes_tables_that_are_taken(
     if name != "rectools":
         first = prepared.catalogue[prepared.history(0)[1]]
         assert (first.title, first.categories) == ("Title, 1", ("a", "b"))
-
-
-def test_every_command_of_the_page_exists() -> None:
-    (block,) = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
-    for line in block.strip().splitlines():
-        words = line.split()
-        command = [word for word in words[1:3] if re.fullmatch("[a-z]+", word)]
-        command = command if words[1] in ("data", "events") else command[:1]
-        done = subprocess.run(
-            [BIN / words[0], *command, "--help"], env=environment(), capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, line
-        for option in re.findall(r"--[a-z]+", line):
-            assert option in done.stdout, f"{option} of {line}"
 
 
 def test_the_index_leads_to_every_page(repository: Path) -> None:
