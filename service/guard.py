@@ -2,7 +2,9 @@
 
 Reads and writes have a breaker each, because a full disk or a Redis without memory refuses writes and still reads.
 A breaker opens after some failures in a row, refuses everything for a while, then lets one call through as a probe:
-its success closes the breaker, its failure opens it for another while. Knows no HTTP and no metric's name.
+its success closes the breaker, its failure opens it for another while. A round trip that failed for all who shared it
+is one failure: a single slow answer under load must not shut the store out for a second. Knows no HTTP and no metric's
+name.
 
     guard = Guard(store, on_failure=count)
     record = await guard.read("read_user", lambda store: store.read_user("42", "movies/1"))
@@ -24,7 +26,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FAILURES: Final = 3
-"""Failures in a row that open a breaker: at most so many requests wait out a timeout in vain, at a time."""
+"""Failures in a row that open a breaker: how many round trips may time out before nobody waits any more."""
 
 REST_S: Final = 1.0
 """Seconds that an open breaker refuses before it lets a probe through."""
@@ -115,8 +117,10 @@ class Guard:
         try:
             answer = await work(self.store)
         except StoreUnavailable as error:
-            if breaker.failed():  # once an outage, not once a request
-                log.warning("the store does not answer (%s): %s", operation, error)
+            if not error.counted:
+                error.counted = True
+                if breaker.failed():  # once an outage, not once a request
+                    log.warning("the store does not answer (%s): %s", operation, error)
             self._on_failure(operation)
             raise
         except BaseException:

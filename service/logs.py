@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -69,12 +70,18 @@ def setup(level: str, form: str, ids: bool) -> None:
         logging.getLogger(name).handlers.clear()
     uvicorn = logging.getLogger("uvicorn.error")
     uvicorn.filters[:] = [_not_said_often]
+    logging.getLogger("asyncio").filters[:] = [_not_a_late_lookup]
     for chatty in ("faiss.loader", "httpx", "httpcore"):  # which builds are absent; our own questions of readiness
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def _not_said_often(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith(_SAID_OFTEN)
+
+
+def _not_a_late_lookup(record: logging.LogRecord) -> bool:
+    # A name that is looked up for longer than the store may take fails when nobody waits any more; who did was told.
+    return not (record.exc_info and isinstance(record.exc_info[1], socket.gaierror))
 
 
 class Repeats(logging.Filter):

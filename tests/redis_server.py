@@ -20,7 +20,7 @@ def free_port() -> int:
 
 
 class RedisServer:
-    """A real redis-server in a temporary folder, on a fixed free port."""
+    """A real redis-server in a temporary folder, on a fixed free port. What it says is in `redis.log` there."""
 
     def __init__(self, folder: Path, *options: str) -> None:
         self.folder = folder
@@ -35,7 +35,8 @@ class RedisServer:
     def start(self) -> None:
         command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
         command += ["--appendonly", "yes", "--save", "", *self.options]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with (self.folder / "redis.log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         deadline = time.monotonic() + 10
         while not self._answers():
             if time.monotonic() > deadline or self.process.poll() is not None:

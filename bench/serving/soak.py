@@ -4,7 +4,8 @@
 
 One event to three requests, open loop, Redis. Memory is the process's resident size; what it holds after a third of the
 time is compared with what it holds at the end, medians of a tenth each. Exit code 1 when memory moved by more than 2 %
-or a request failed.
+or a request failed. Whatever failed or was degraded is named with its second, beside what the server and Redis said at
+the time and how late this process itself was.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from bench.serving.__main__ import USERS, degraded, machine, mixed, store_of, warm
-from bench.serving.load import Result, open_loop, run
+from bench.serving.load import Answer, Result, open_loop, run
 from bench.serving.subject import Server, fill_store, make_bundle, serving
 
 ITEMS = 10_000
 FLAT = 0.02
 EVERY_S = 5.0
+NAMED = 100  # failures, degraded answers and complaints that are told one by one
 
 
 async def soak(server: Server, rate: float, seconds: float) -> tuple[Result, list[tuple[float, float]]]:
@@ -44,6 +46,37 @@ async def soak(server: Server, rate: float, seconds: float) -> tuple[Result, lis
     finally:
         watching.cancel()
     return result, sizes
+
+
+def wrong(result: Result) -> list[dict[str, Any]]:
+    """What was not answered as it should, in order: second, kind, status, milliseconds and what the answer said."""
+    begun = min((answer.started for answer in result.answers), default=0.0)
+    found = []
+    for answer in sorted(result.answers, key=lambda answer: answer.started):
+        if (what := complaint(answer)) is not None:
+            ms = round(1000 * (answer.ended - answer.started), 1)
+            found.append(
+                {"second": round(answer.started - begun, 1), "kind": answer.kind, "status": answer.status, "ms": ms}
+                | {"what": what}
+            )
+    return found[:NAMED]
+
+
+def complaint(answer: Answer) -> str | None:
+    """What is wrong with an answer, or None."""
+    if answer.status != 200:
+        return json.loads(answer.body)["error"]["code"] if answer.body else "no answer"
+    if answer.kind != "recommend":
+        return None
+    said = json.loads(answer.body)
+    degradation: str | None = said.get("degraded")
+    return degradation or (None if said["source"] == "model" else said["source"])
+
+
+def complaints(log: Path, *signs: str) -> list[str]:
+    """Lines of a log that hold one of these signs."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+    return [line for line in lines if any(sign in line for sign in signs)][:NAMED]
 
 
 def told(result: Result, sizes: list[tuple[float, float]], rate: float) -> dict[str, Any]:
@@ -66,6 +99,8 @@ def told(result: Result, sizes: list[tuple[float, float]], rate: float) -> dict[
         "memory_mib_at_the_end": late,
         "memory_moved": round(late / early - 1, 5),
         "flat_within": FLAT,
+        "generator_late_ms": round(result.late_ms, 1),
+        "wrong": wrong(result),
         "sizes": sizes[:: max(1, len(sizes) // 60)],
     }
 
@@ -84,7 +119,9 @@ def main() -> int:
             with serving(folder, bundles=bundles, store=address) as server:
                 warm(server)
                 result, sizes = run(soak(server, given.rate, 60 * given.minutes))
-    verdict = told(result, sizes, given.rate)
+        verdict = told(result, sizes, given.rate)
+        verdict["server_said"] = complaints(server.log, " WARNING ", " ERROR ", "Traceback")
+        verdict["redis_said"] = complaints(folder / "redis" / "redis.log", " # ", "slow", "fsync")
     text = json.dumps(verdict, indent=1) + "\n"
     if given.out is not None:
         given.out.write_text(text, encoding="utf-8")

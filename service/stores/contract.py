@@ -29,7 +29,12 @@ DISLIKE_BELOW: Final = 3.0
 
 
 class StoreUnavailable(Exception):
-    """The store could not be reached in time, or refused. Nothing was acknowledged; trying again is safe."""
+    """The store could not be reached in time, or refused. Nothing was acknowledged; trying again is safe.
+
+    counted: whether the breaker knows of it. All who shared a round trip are told by the same object.
+    """
+
+    counted = False
 
 
 class StoreIncompatible(Exception):

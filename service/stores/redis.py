@@ -50,6 +50,7 @@ from service.stores.contract import (
     positive_tail,
 )
 from service.stores.gather import Gather
+from service.stores.waiting import within
 
 T = TypeVar("T")
 
@@ -170,8 +171,9 @@ return redis.call('HMGET', KEYS[1], 'version', 'previous')
 class RedisStore:
     """A `Store` on one Redis server. Connecting is lazy: a server that is down now is used when it is back."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, timeout: float) -> None:
         self._redis = redis
+        self._timeout = timeout
         self._append = redis.register_script(_APPEND)
         self._read_users = redis.register_script(_READ_USERS)
         self._reads: Gather[tuple[str, str], UserRecord] = Gather(self._read_many)
@@ -185,25 +187,28 @@ class RedisStore:
     def connect(
         cls, url: str, *, password: str | None = None, timeout: float = 0.1, connections: int = 32
     ) -> RedisStore:
-        """password: where the url has none. timeout: seconds to connect, to answer, to wait for a free connection."""
+        """password: where the url has none. timeout: seconds for a call: a free connection, to connect, the answer."""
         pool = BlockingConnectionPool.from_url(
             url,
             password=password,
             max_connections=connections,
             timeout=timeout,
-            socket_timeout=timeout,
+            socket_timeout=None,  # `within` limits the whole call, without the task that redis-py makes for a send
             socket_connect_timeout=timeout,
             # One retry at once: it replaces a pooled connection that the server closed while it restarted. Safe
-            # for appends too, which are idempotent. Not after a timeout, which would double the wait.
+            # for appends too, which are idempotent.
             retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionError,)),
         )
-        return cls(Redis.from_pool(pool))
+        return cls(Redis.from_pool(pool), timeout)
 
     async def _call(self, work: Awaitable[T]) -> T:
         try:
-            return await work
-        except (RedisError, OSError, TimeoutError) as error:
-            raise StoreUnavailable(f"Redis refused or is out of reach: {error or type(error).__name__}") from error
+            return await within(self._timeout, work)
+        except TimeoutError as error:
+            raise StoreUnavailable(f"Redis did not answer within {1000 * self._timeout:g} ms") from error
+        except (RedisError, OSError) as error:
+            reason = str(error) or type(error).__name__
+            raise StoreUnavailable(f"Redis refused or is out of reach: {reason}") from error
 
     async def append(self, events: Sequence[Event]) -> Appended:
         check_batch(events)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
 from service.guard import FAILURES, REST_S, Breaker, Guard, State
 from service.stores import open_store
 from service.stores.contract import Store, StoreUnavailable
+from service.stores.gather import Gather
 
 
 class Clock:
@@ -87,6 +89,24 @@ async def test_while_it_is_open_the_store_is_left_alone_and_writes_do_not_stop_r
     assert not guard.ok
     await guard.read("ping", lambda store: store.ping())
     await store.close()
+
+
+async def test_a_round_trip_that_fails_for_many_is_one_failure() -> None:
+    """One slow answer of Redis at 200 requests a second was twenty failures, and a second without histories."""
+    guard = Guard(await open_store("sqlite://:memory:"))
+
+    async def silent(users: Sequence[str]) -> list[str]:
+        await asyncio.sleep(0.01)
+        raise StoreUnavailable("no answer in time")
+
+    reads = Gather(silent)
+    for turn in range(FAILURES):
+        assert guard.reads.state is State.CLOSED
+        asked = [guard.read("read_user", lambda _, n=n: reads.ask(f"u{n}")) for n in range(20)]  # type: ignore[misc]
+        failed = await asyncio.gather(*asked, return_exceptions=True)
+        assert {type(error) for error in failed} == {StoreUnavailable}, turn
+    assert guard.reads.state is State.OPEN
+    await guard.store.close()
 
 
 async def test_a_cancelled_call_is_no_failure() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import logging
 import signal
@@ -227,6 +229,28 @@ def test_one_complaint_cannot_fill_the_disk() -> None:
     again = record()
     assert repeats.filter(again)
     assert again.getMessage() == "hello (and 997 times more before)"
+
+
+def test_a_lookup_that_fails_when_nobody_waits_any_more_is_no_complaint(capfd: pytest.CaptureFixture[str]) -> None:
+    """A Redis whose name is looked up for seconds: uvloop's future fails long after the store was given up."""
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    loop = asyncio.new_event_loop()
+    try:
+        logs.setup("info", "text", ids=False)
+        late, other = (loop.create_future() for _ in range(2))
+        for future, error in ((late, socket.gaierror(-3, "try again")), (other, ValueError("lost"))):
+            future.set_exception(error)
+        del late, other, future, error
+        gc.collect()
+    finally:
+        loop.close()
+        root.handlers[:] = before
+        root.setLevel(level)
+        logging.captureWarnings(False)
+    said = capfd.readouterr().err
+    assert said.count("Future exception was never retrieved") == 1
+    assert "ValueError" in said
 
 
 def test_every_complaint_of_the_metrics_port_too(tmp_path: Path) -> None:

@@ -6,12 +6,13 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 import redis
+import uvloop
 
-from service.stores.contract import Appended, Event, Store, StoreUnavailable, append_all
+from service.stores.contract import Appended, Event, Store, StoreUnavailable, UserRecord, append_all
 from service.stores.redis import RedisStore
 from tests.contracts.store_contract import BUNDLE, StoreContract, event
 from tests.redis_server import RedisServer
@@ -88,13 +89,35 @@ async def test_a_paused_server_costs_one_timeout(own_redis: RedisServer) -> None
     os.kill(own_redis.process.pid, signal.SIGSTOP)
     try:
         start = time.monotonic()
-        with pytest.raises(StoreUnavailable):
+        with pytest.raises(StoreUnavailable, match="did not answer within 100 ms"):
             await store.read_user("ann", BUNDLE)
         assert time.monotonic() - start < 0.6
     finally:
         os.kill(own_redis.process.pid, signal.SIGCONT)
     assert (await store.read_user("ann", BUNDLE)).history == ("a",)
     await store.close()
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_a_loop_that_was_held_up_hears_the_answer_that_came_meanwhile(
+    own_redis: RedisServer, new_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    """Redis answers after 50 of the 100 ms; nobody looks for 300."""
+
+    async def read() -> UserRecord:
+        store = RedisStore.connect(own_redis.url, timeout=0.1)
+        await store.append([event("ann", "a")])
+        with redis.Redis(port=own_redis.port) as plain:
+            plain.client_pause(50)
+        reading = asyncio.create_task(store.read_user("ann", BUNDLE))
+        await asyncio.sleep(0.01)
+        time.sleep(0.3)
+        found = await reading
+        await store.close()
+        return found
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        assert runner.run(read()).history == ("a",)
 
 
 async def test_a_server_without_memory_refuses_the_whole_append(own_redis: RedisServer) -> None:
