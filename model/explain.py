@@ -7,10 +7,13 @@ matters. Knows a recommender by its three steps alone.
     explanation = recommender.explain(history, rows)
     explanation.because[0]       # ((history row, how far the score of rows[0] falls without it), ...), most first
     explanation.categories       # (("Drama", 0.31), ...) the probability of each category, most first
+    for _ in (steps := Steps(recommender, history, rows)): ...   # the same, and somebody else's turn in between
+    explanation = steps.explanation
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,6 +28,7 @@ REASONS = 3  # named for each item
 CATEGORIES = 10  # named for the list
 LEFT_OUT = 24  # histories with one item left out, at most: what a request that asks for reasons may cost
 _NEWEST = 8  # of these, for the newest items, which a sequential model leans on whatever they are like
+_TOGETHER, _ITEMS = 8, 400_000  # histories a step, and how many items they may be scored against in all
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +49,47 @@ def leave_one_out(recommender: Recommender, history: Rows, rows: Rows) -> Explan
     All occurrences of an item are left out together. Of a history with more than LEFT_OUT distinct items the newest
     and those most like the list are tried; the others are not named.
     """
-    from model.recommender import Dials
+    steps = Steps(recommender, history, rows)
+    for _ in steps:
+        pass
+    return steps.explanation
 
-    if len(history) == 0 or len(rows) == 0:
-        return Explanation(because=((),) * len(rows), categories=())
-    candidates = _candidates(recommender, history, rows)
-    histories = [history, *(history[history != row] for row in candidates)]
-    tastes = recommender.generate(recommender.encode(histories), [Dials()] * len(histories))
-    whole, *without = [recommender.score_rows(taste, rows) for taste in tastes]
-    falls = np.stack([whole - scores for scores in without])  # (candidates, n)
-    because = []
-    for fall in falls.T:
-        order = np.argsort(-fall, kind="stable")[:REASONS]
-        because.append(tuple((int(candidates[place]), float(fall[place])) for place in order if fall[place] > 0))
-    return Explanation(tuple(because), _categories(recommender, recommender.score(tastes[0])))
+
+class Steps:
+    """`leave_one_out` a few histories at a time: the whole of it takes dozens of times as long as a list does.
+
+    Iterating computes; `explanation` is there once it has come to its end.
+    """
+
+    def __init__(self, recommender: Recommender, history: Rows, rows: Rows) -> None:
+        self._recommender, self._history, self._rows = recommender, history, rows
+        self.explanation = Explanation(because=((),) * len(rows), categories=())
+
+    def __iter__(self) -> Iterator[None]:
+        from model.recommender import Dials
+
+        recommender, history, rows = self._recommender, self._history, self._rows
+        if len(history) == 0 or len(rows) == 0:
+            return
+        candidates = _candidates(recommender, history, rows)
+        histories = [history, *(history[history != row] for row in candidates)]
+        together = max(1, min(_TOGETHER, _ITEMS // len(recommender.catalogue)))
+        scores, whole = [], None
+        for at in range(0, len(histories), together):
+            tokens = recommender.encode(histories[at : at + together])
+            tastes = recommender.generate(tokens, [Dials()] * len(tokens))
+            scores += [recommender.score_rows(taste, rows) for taste in tastes]
+            whole = tastes[0] if at == 0 else whole
+            yield
+        falls = scores[0] - np.stack(scores[1:])  # (candidates, n)
+        categories = _categories(recommender, recommender.score(whole))
+        self.explanation = Explanation(tuple(_most(candidates, fall) for fall in falls.T), categories)
+
+
+def _most(candidates: Rows, fall: Floats) -> tuple[tuple[int, float], ...]:
+    """The candidates whose absence lowers a score most, and by how much; only what lowers it."""
+    order = np.argsort(-fall, kind="stable")[:REASONS]
+    return tuple((int(candidates[place]), float(fall[place])) for place in order if fall[place] > 0)
 
 
 def _candidates(recommender: Recommender, history: Rows, rows: Rows) -> Rows:

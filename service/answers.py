@@ -8,9 +8,11 @@ Knows no HTTP; the ladder is in `fallback.py`, what the store knows in `users.py
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,7 +31,7 @@ from service.insights import Insights, from_rung, new_id
 from service.lists import Lists, described
 from service.metrics import Metrics
 from service.overlay import Overlay
-from service.reasons import explained
+from service.reasons import explaining, next_step
 from service.schemas import (
     CategoryShare,
     Degraded,
@@ -205,16 +207,19 @@ class Answers:
         """Gives the items their reasons; returns the categories. Whatever fails, the list stands without reasons."""
         for item in items:
             item.reasons = []
-        asked = Errand(partial(explained, served.recommender, picked.source, history, picked.rows))
-        try:
-            done = await self.batcher.ask(asked, timeout=self.settings.model_timeout_ms / 1000)
-        except (Overloaded, TimeoutError):
-            done = Done(None, failed=True)
-        assert isinstance(done, Done)
-        if done.failed:
+        steps, found = explaining(served.recommender, picked.source, history, picked.rows), None
+        with suppress(Overloaded, TimeoutError):
+            async with asyncio.timeout(self.settings.model_timeout_ms / 1000):
+                while found is None:
+                    done = await self.batcher.ask(Errand(partial(next_step, steps)))
+                    assert isinstance(done, Done)
+                    if done.failed:
+                        break
+                    found = done.value
+        if found is None:
             self.metrics.failures.labels(step="explain").inc()
             return []
-        kind, explanation = done.value
+        kind, explanation = found
         for item, because in zip(items, explanation.because, strict=True):
             item.reasons = _reasons(served.recommender.catalogue, kind, because)
         return [CategoryShare(category=name, probability=share) for name, share in explanation.categories]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
 from model.catalogue import Mask, Rows
-from model.recommender import Floats
+from model.recommender import Floats, UserTokens
 from service.insights import mark
 from tests.service.toy import ITEMS, NAME, Circle, Running, running
 
@@ -145,9 +147,39 @@ async def test_reasons_of_the_other_rungs() -> None:
         assert (answer["items"][0]["item_id"], answer["categories"]) == ("a", [])
 
 
+async def test_others_have_their_turn_while_reasons_are_found() -> None:
+    class Deliberate(Circle):
+        def encode(self, histories: Sequence[Rows]) -> list[UserTokens]:
+            time.sleep(0.004 * len(histories))
+            return super().encode(histories)
+
+    circle = Deliberate()
+    async with running(circle) as run:
+        reasoned = asyncio.create_task(run.recommend(history=[f"i{n}" for n in range(24)], k=2, explain=True))
+        while 23 not in circle.encoded:  # the first history with an item left out
+            await asyncio.sleep(0.001)
+        assert await run.ids(history=["i3"], k=2) == ["i4", "i5"]
+        assert not reasoned.done()
+        assert [item["reasons"][0]["item_id"] for item in (await reasoned)["items"]] == ["i23", "i23"]
+        assert circle.encoded.count(23) == 24  # each item was left out once
+
+
+async def test_reasons_that_take_too_long_are_left_out() -> None:
+    class Endless(Circle):
+        def score_rows(self, taste: Any, rows: Rows) -> Floats:
+            time.sleep(0.03)
+            return super().score_rows(taste, rows)
+
+    async with running(Endless(), model_timeout_ms=200) as run:
+        answer = await run.recommend(history=[f"i{n}" for n in range(24)], k=2, explain=True)
+        assert [item["item_id"] for item in answer["items"]] == ["i24", "i25"]
+        assert [item["reasons"] for item in answer["items"]] == [[], []]
+        assert answer["source"] == "model"
+
+
 async def test_reasons_that_cannot_be_found_cost_no_answer() -> None:
     class Silent(Circle):
-        def explain(self, history: Rows, rows: Rows) -> Any:
+        def score_rows(self, taste: Any, rows: Rows) -> Floats:
             raise RuntimeError("no words")
 
         def unit_vectors(self, rows: Rows) -> Floats:
