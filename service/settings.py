@@ -58,7 +58,8 @@ class Settings(BaseSettings):
         100,
         ge=5,
         le=10_000,
-        description="How long one answer of Redis may take, in ms, before the request goes on without it.",
+        description="How long a read of Redis may take, in ms, before the request goes on without it; a write five "
+        "times as long.",
     )
     store_connections: int = Field(
         32, ge=1, le=1024, description="Most connections to Redis at a time; beyond it requests wait for one, briefly."

@@ -79,6 +79,10 @@ class Result:
         return 1000 * found[min(len(found) - 1, int(len(found) * percent / 100))] if found else float("nan")
 
 
+_IDLE_S = 3.0
+"""A connection that was idle for longer is not used again: the server ends it after 5 s, maybe just now."""
+
+
 class _Connection(asyncio.Protocol):
     """One request at a time. `done(status, body)` is called once for each."""
 
@@ -89,6 +93,7 @@ class _Connection(asyncio.Protocol):
         self._wanted = -1
         self._body_at = 0
         self._last = False  # the server has asked us to leave
+        self.used = time.perf_counter()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -115,6 +120,7 @@ class _Connection(asyncio.Protocol):
         if len(self._buffer) >= self._wanted and self.done is not None:
             if self._last and self.transport is not None:
                 self.transport.close()
+            self.used = time.perf_counter()
             done, self.done = self.done, None
             done(int(self._buffer[9:12]), self._buffer[self._body_at : self._wanted])
 
@@ -137,7 +143,8 @@ class _Pool:
     async def take(self) -> _Connection:
         while self.free:
             connection = self.free.pop()
-            if connection.transport is not None and not connection.transport.is_closing():
+            idle = time.perf_counter() - connection.used
+            if connection.transport is not None and not connection.transport.is_closing() and idle < _IDLE_S:
                 return connection
         _, connection = await asyncio.get_running_loop().create_connection(_Connection, self.host, self.port)
         self.all.append(connection)

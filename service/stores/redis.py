@@ -58,6 +58,7 @@ _PREFIX: Final = "contrec:"
 _VERSION: Final = struct.Struct("<Q")
 _POSITION_DIGITS: Final = 16
 _PAGE: Final = 1000
+_WRITES_WAIT: Final = 5  # times as long as reads: to refuse an event costs more than to acknowledge it late
 
 # Redis decides whether memory or persistence allow writes before a script starts, so the first write fails or
 # none does: the script as a whole is all or none.
@@ -187,7 +188,8 @@ class RedisStore:
     def connect(
         cls, url: str, *, password: str | None = None, timeout: float = 0.1, connections: int = 32
     ) -> RedisStore:
-        """password: where the url has none. timeout: seconds for a call: a free connection, to connect, the answer."""
+        """password: where the url has none. timeout: seconds for a read, with the wait for a connection; a write has
+        five times as long."""
         pool = BlockingConnectionPool.from_url(
             url,
             password=password,
@@ -201,11 +203,16 @@ class RedisStore:
         )
         return cls(Redis.from_pool(pool), timeout)
 
-    async def _call(self, work: Awaitable[T]) -> T:
+    async def _keep(self, work: Awaitable[T]) -> T:
+        """A call that writes, which nobody looks at a page for."""
+        return await self._call(work, self._timeout * _WRITES_WAIT)
+
+    async def _call(self, work: Awaitable[T], timeout: float | None = None) -> T:
+        seconds = timeout or self._timeout
         try:
-            return await within(self._timeout, work)
+            return await within(seconds, work)
         except TimeoutError as error:
-            raise StoreUnavailable(f"Redis did not answer within {1000 * self._timeout:g} ms") from error
+            raise StoreUnavailable(f"Redis did not answer within {1000 * seconds:g} ms") from error
         except (RedisError, OSError) as error:
             reason = str(error) or type(error).__name__
             raise StoreUnavailable(f"Redis refused or is out of reach: {reason}") from error
@@ -217,7 +224,7 @@ class RedisStore:
             value = "" if event.value is None else repr(float(event.value))
             arguments += [event.event_id, event.user_id, event.item_id, event.type, value, repr(float(event.time))]
             arguments += [event.recommendation_id or "", str(int(event.negative))]
-        new = tuple(cast(list[int], await self._call(self._append(args=arguments))))
+        new = tuple(cast(list[int], await self._keep(self._append(args=arguments))))
         return Appended(accepted=len(new), repeated=len(events) - len(new), new=new)
 
     async def read_user(self, user_id: str, bundle: str) -> UserRecord:
@@ -232,7 +239,7 @@ class RedisStore:
     async def write_tokens(self, user_id: str, bundle: str, version: int, data: bytes, ttl: float) -> None:
         value = _VERSION.pack(version) + data
         arguments: list[str | int | bytes] = [user_id, _bundle(bundle), version, value, max(1, int(ttl * 1000))]
-        await self._call(self._write_tokens(keys=[_tokens_key(bundle, user_id)], args=arguments))
+        await self._keep(self._write_tokens(keys=[_tokens_key(bundle, user_id)], args=arguments))
 
     async def popular(self, n: int) -> list[tuple[str, int]]:
         if n <= 0:
@@ -267,7 +274,7 @@ class RedisStore:
         arguments: list[str | bytes] = []
         for item in items:
             arguments += [item.item_id, json.dumps(asdict(item), ensure_ascii=False)]
-        return int(cast(int, await self._call(self._write_items(args=arguments))))
+        return int(cast(int, await self._keep(self._write_items(args=arguments))))
 
     async def read_items(self, after: int) -> tuple[int, list[StoredItem]]:
         version, *items = cast(list[Any], await self._call(self._read_items(args=[after])))
@@ -280,10 +287,10 @@ class RedisStore:
         return None if version is None else _pointer(version, previous)
 
     async def write_pointer(self, name: str, version: str) -> Pointer:
-        return _pointer(*await self._call(self._write_pointer(keys=[f"{_PREFIX}pointer:{name}"], args=[version])))
+        return _pointer(*await self._keep(self._write_pointer(keys=[f"{_PREFIX}pointer:{name}"], args=[version])))
 
     async def erase(self, user_id: str) -> int:
-        return int(cast(int, await self._call(self._erase(args=[user_id]))))
+        return int(cast(int, await self._keep(self._erase(args=[user_id]))))
 
     async def ping(self) -> None:
         await self._call(self._redis.ping())
