@@ -47,12 +47,13 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """scorer: as training.evaluate reads it. seconds_before: of shared parts that were fitted in an earlier run."""
+    """scorer: as training.evaluate reads it. seconds: of all fitting, parts that other rows share included, evaluation
+    left out; None: what the call took."""
 
     scorer: Scorer
     parameters: int
     configuration: dict[str, Any] = field(default_factory=dict)
-    seconds_before: float = 0.0
+    seconds: float | None = None
     notes: dict[str, Any] = field(default_factory=dict)
 
 

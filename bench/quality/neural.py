@@ -119,7 +119,8 @@ def text_only(ask: Ask) -> Fitted:
     """ContRec's text half alone: a trunk over what the items say."""
     path, report = contrec_bundle(ask)
     words = _words(path)
-    return Fitted(recommender_scorer(words), parameters(words), {"text_encoder": _encoder(path)}, _seconds(report))
+    seconds = _seconds(report, "signals", "text_half")
+    return Fitted(recommender_scorer(words), parameters(words), {"text_encoder": _encoder(path)}, seconds)
 
 
 @row("id-text-ensemble", "baselines", seeds=3)
@@ -138,7 +139,7 @@ def id_text_ensemble(ask: Ask) -> Fitted:
         added(first, second, weight),
         parameters(recommender, words),
         {"weight": weight, "tried": tried, "text_encoder": _encoder(path)},
-        seconds + report["seconds"].get("text_half", 0.0),
+        seconds + _seconds(report, "signals", "text_half"),
     )
 
 
@@ -238,5 +239,6 @@ def _encoder(path: Path) -> str:
     return str(json.loads((path / "text" / "encoder.json").read_text(encoding="utf-8"))["encoder"])
 
 
-def _seconds(report: dict[str, Any]) -> float:
-    return float(sum(report["seconds"].values()))
+def _seconds(report: dict[str, Any], *stages: str) -> float:
+    """Of the stages named, or of all."""
+    return float(sum(value for stage, value in report["seconds"].items() if stage in stages or not stages))
