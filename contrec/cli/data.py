@@ -122,5 +122,7 @@ def _tell(facts: dict[str, Any]) -> None:
         told = cleaning["first_rejected"][:3]
         first = "; ".join(told) + (" ..." if cleaning["rows_rejected"] > len(told) else "")
         typer.echo(f"{cleaning['rows_rejected']} of {cleaning['rows_read']} rows were rejected: {first}", err=True)
+    if cleaning["ignored_columns"]:
+        typer.echo(f"columns that were not read: {', '.join(cleaning['ignored_columns'])}", err=True)
     if cleaning["times_in_future"]:
         typer.echo(f"times later than now: {cleaning['times_in_future']}", err=True)

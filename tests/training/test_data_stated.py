@@ -58,8 +58,8 @@ REFUSED: dict[str, list[tuple[bytes, str]]] = {
         (_row('v,"b,1,,\n'), "x.csv line 3: unexpected end of data"),
     ],
     "text in another encoding than UTF-8, a gzip file that ends early": [
-        (_row("v,b,1,,\n").replace(b"v,b", b"v,caf\xe9"), "x.csv is not utf-8 text"),
-        (HEADER.encode("utf-16"), "x.csv is not utf-8 text"),
+        (_row("v,b,1,,\n").replace(b"v,b", b"v,caf\xe9"), "x.csv line 3 is not utf-8 text"),
+        (HEADER.encode("utf-16"), "x.csv line 1 is not utf-8 text"),
         (gzip.compress(_row(""))[:-9], "x.csv.gz cannot be read"),
     ],
     "a needed column that is missing, or named twice": [
@@ -70,7 +70,7 @@ REFUSED: dict[str, list[tuple[bytes, str]]] = {
     "an empty file, a header without rows, no row that is accepted": [
         (b"", "x.csv is empty"),
         (HEADER.encode(), "x.csv has a header but no rows"),
-        ((HEADER + "u,,1,,\n").encode(), "nothing was imported from x.csv: all 1 rows were rejected (line 2: item_id"),
+        ((HEADER + "u,,1,,\n").encode(), "nothing was imported from x.csv: its only row was rejected (line 2: item_id"),
     ],
 }
 ELSEWHERE = {"a time later than now", "a repeated row of one user, item and second", "an unknown column"}

@@ -152,12 +152,13 @@ def test_what_only_looks_like_a_time_is_rejected(bring, written):
     [
         ("", "interactions.csv is empty"),
         (f"{HEADER}\n", "header but no rows"),
-        ("user_id,item_id\nu,a\n", "no column 'timestamp'; it has user_id, item_id"),
+        ("user_id,item,timestamp\nu,a,1\n", "no column 'item_id'; it has user_id, item, timestamp"),
+        ("user_id;item_id;timestamp\nu;a;1\n", "no column 'user_id'; it has user_id;item_id;timestamp"),
         ("user_id,user_id,item_id,timestamp\nu,u,a,1\n", "names the column 'user_id' twice"),
         (f"{HEADER}\nu,a,1\nu,a\n", "line 3 has 2 fields where 3 are expected"),
         (f"{HEADER}\nu,a,1\nu,a,b,1\n", "line 3 has 4 fields where 3 are expected"),
         (f'{HEADER}\nu,"a,1\nu,a,1\n', "interactions.csv line 3: unexpected end of data"),
-        (f"{HEADER}\n,,\n", "nothing was imported.*all 1 rows were rejected"),
+        (f"{HEADER}\n,,\n", "nothing was imported.*its only row was rejected"),
     ],
 )
 def test_a_file_that_cannot_be_taken_is_refused_and_nothing_is_written(bring, tmp_path, text, says):
@@ -169,7 +170,7 @@ def test_a_file_that_cannot_be_taken_is_refused_and_nothing_is_written(bring, tm
 @pytest.mark.parametrize(
     ("items", "says"),
     [
-        ("id,title\na,A\n", "items.csv has no column 'item_id'"),
+        ("id,title\na,A\n", "items.csv has no column 'item_id'; it has id, title"),
         ("item_id,title\na,A\na,B\n", "items.csv line 3: item_id 'a' appears a second time"),
         ("item_id,title\na,A\n ,B\n", "items.csv line 3: item_id is missing"),
     ],
@@ -181,7 +182,7 @@ def test_a_bad_items_table_is_refused(bring, items, says):
 
 def test_text_that_is_not_utf8_and_a_broken_gzip_are_refused(tmp_path):
     (tmp_path / "a.csv").write_bytes(f"{HEADER}\nu,caf\xe9,1\n".encode("latin-1"))
-    with pytest.raises(DataError, match=r"a\.csv is not utf-8"):
+    with pytest.raises(DataError, match=r"a\.csv line 2 is not utf-8"):
         prepare("table", tmp_path / "a.csv", tmp_path / "out")
     (tmp_path / "b.csv.gz").write_bytes(gzip.compress(f"{HEADER}\nu,a,1\n".encode())[:-9])
     with pytest.raises(DataError, match=r"b.csv.gz cannot be read"):
@@ -206,6 +207,18 @@ def test_every_format_gives_the_same_data(tmp_path):
         for suffix in ("parquet", "csv", "csv.gz", "tsv")
     }
     assert len(set(fingerprints.values())) == 1, fingerprints
+
+
+def test_a_column_may_have_any_name(tmp_path):
+    """Also `line`, `good` and `fault`, as columns of our own once were called."""
+    table = pl.DataFrame({"user_id": ["u"] * 3, "item_id": list("abc"), "timestamp": [1, 2, 3]})
+    for name in ("line", "good", "fault", "seconds", "value", "written"):
+        table = table.with_columns(pl.lit("x").alias(name))
+    table.write_csv(tmp_path / "a.csv")
+    table.write_parquet(tmp_path / "a.parquet")
+    for path in (tmp_path / "a.csv", tmp_path / "a.parquet"):
+        cleaning = prepare("table", path, tmp_path / "out").facts["cleaning"]
+        assert (cleaning["rows_accepted"], len(cleaning["ignored_columns"])) == (3, 6)
 
 
 def test_float_ids_in_parquet_are_refused(tmp_path):

@@ -2,7 +2,7 @@
 
 Knows delimited text, Parquet and lines; no data set, no column by name, no check of a value.
 
-    for chunk in delimited(path): ...     # every field a string, "line" its line in the file
+    for chunk in delimited(path): ...     # every field a string, LINE its line in the file
     table = read_delimited(path)          # the same at once, for small files
 """
 
@@ -21,7 +21,7 @@ import polars as pl
 
 from training.data.prepared import DataError
 
-LINE = "line"
+LINE = "\0line"  # no table has a column of that name
 CHUNK = 100_000  # rows held as Python strings at a time
 LONGEST_LINE = 1 << 20  # characters; a longer line is no row of a table
 
@@ -91,9 +91,21 @@ def opened(path: Path, encoding: str) -> Iterator[IO[str]]:
         with opener(path, "rt", encoding=encoding, newline="") as file:
             yield file
     except UnicodeDecodeError as error:
-        raise DataError(f"{path.name} is not {error.encoding} text ({error.reason})") from error
+        place = _undecodable(path, encoding)
+        raise DataError(f"{path.name}{place} is not {error.encoding} text ({error.reason})") from error
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path.name} cannot be read: {error}") from error
+
+
+def _undecodable(path: Path, encoding: str) -> str:
+    """Where the first line is that is no text of that encoding. Only the error asks: it reads the file once more."""
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), start=1):
+            try:
+                line.decode(encoding)
+            except UnicodeDecodeError:
+                return f" line {number}"
+    return ""
 
 
 class _Quoted(csv.excel):

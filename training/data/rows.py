@@ -97,9 +97,9 @@ def check(chunks: Iterable[pl.DataFrame], *, origin: str) -> Interactions:
     """Types the columns user_id, item_id, timestamp and, where there are, rating and type; others are not read.
 
     chunks: frames of strings with LINE, as `delimited` gives them; where there is a column `fault`, what it holds is
-    wrong with the whole row. Rejected, counted and told: a missing id, a
-    timestamp that is neither number nor ISO date (TIME_RULE) or lies before 1970 or after 2100, a rating that is no
-    finite number, a type that is none of TYPES. Raises DataError when a column is missing or when nothing is left.
+    wrong with the whole row. Rejected, counted and told: a missing id, a timestamp that is neither number nor ISO date
+    (TIME_RULE) or lies before 1970 or after 2100, a rating that is no finite number, a type that is none of TYPES.
+    Raises DataError when nothing is left.
     """
     users, items = Numbers(), Numbers()
     columns: list[tuple[NDArray[np.generic], ...]] = []
@@ -107,7 +107,7 @@ def check(chunks: Iterable[pl.DataFrame], *, origin: str) -> Interactions:
     told: list[Rejected] = []
     now = time.time()
     for raw in chunks:
-        typed = _typed(raw, origin)
+        typed = _typed(raw)
         read += len(typed)
         if not typed["good"].all():
             refused = typed.filter(~pl.col("good")).select(LINE, _reason())
@@ -126,8 +126,9 @@ def check(chunks: Iterable[pl.DataFrame], *, origin: str) -> Interactions:
             )
         )
     if rejected == read:
-        first = f" ({told[0]}, ...)" if told else ""
-        raise DataError(f"nothing was imported from {origin}: all {read} rows were rejected{first}")
+        first = f" ({told[0]}{', ...' if read > 1 else ''})" if told else ""
+        of_all = f"all {read} rows were" if read > 1 else "its only row was"
+        raise DataError(f"nothing was imported from {origin}: {of_all} rejected{first}")
     # One column at a time: its chunks go before the next column is joined.
     parts = [list(column) for column in zip(*columns, strict=True)]
     del columns
@@ -147,12 +148,8 @@ def check(chunks: Iterable[pl.DataFrame], *, origin: str) -> Interactions:
     )
 
 
-def _typed(raw: pl.DataFrame, origin: str) -> pl.DataFrame:
+def _typed(raw: pl.DataFrame) -> pl.DataFrame:
     """The columns that are read, as written and as numbers, and whether the row is good."""
-    if missing := [name for name in ("user_id", "item_id", "timestamp") if name not in raw.columns]:
-        raise DataError(
-            f"{origin} has no column {missing[0]!r}; it has {', '.join(c for c in raw.columns if c != LINE)}"
-        )
 
     def optional(name: str) -> pl.Expr:
         return (pl.col(name) if name in raw.columns else pl.lit(None, pl.String)).str.strip_chars()

@@ -24,6 +24,7 @@ from training.data.rows import Interactions, check
 SUFFIXES = (".parquet", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
 INTERACTION_COLUMNS = ("user_id", "item_id", "timestamp", "rating", "type")
 ITEM_COLUMNS = ("item_id", "title", "categories", "text")
+NEEDED = ("user_id", "item_id", "timestamp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +52,15 @@ def read(path: Path, *, items: Path | None = None) -> Source:
             raise DataError(f"{folder} has no interactions table (interactions{', interactions'.join(SUFFIXES)})")
         path, items = found, items or _find(folder, "items")
     ignored: list[str] = []
-    interactions = check(_noting(_chunks(path), INTERACTION_COLUMNS, path, ignored), origin=path.name)
+    interactions = check(_noting(_chunks(path), INTERACTION_COLUMNS, NEEDED, path, ignored), origin=path.name)
     if items is None:
         return Source(interactions, ignored_columns=tuple(ignored))
-    table = pl.concat(_noting(_chunks(items), ITEM_COLUMNS, items, ignored))
+    table = pl.concat(_noting(_chunks(items), ITEM_COLUMNS, NEEDED[1:2], items, ignored))
     return Source(interactions, items_of(table, origin=items.name), tuple(ignored))
 
 
 def items_of(table: pl.DataFrame, *, origin: str) -> tuple[Item, ...]:
-    """Items in the order of the table. Raises DataError for a missing or repeated id, by line."""
-    if "item_id" not in table.columns:
-        raise DataError(f"{origin} has no column 'item_id'; it has {', '.join(c for c in table.columns if c != LINE)}")
+    """Items in the order of the table, which has the column item_id. Raises DataError for a missing or repeated id."""
     absent = pl.lit("").alias
     columns = [pl.col(name) if name in table.columns else absent(name) for name in (*ITEM_COLUMNS, LINE)]
     found: dict[str, Item] = {}
@@ -85,13 +84,17 @@ def _chunks(path: Path) -> Iterator[pl.DataFrame]:
 
 
 def _noting(
-    chunks: Iterator[pl.DataFrame], known: tuple[str, ...], path: Path, ignored: list[str]
+    chunks: Iterator[pl.DataFrame], known: tuple[str, ...], needed: tuple[str, ...], path: Path, ignored: list[str]
 ) -> Iterator[pl.DataFrame]:
     """The chunks without the columns that nobody reads, whose names go into `ignored`."""
     for number, chunk in enumerate(chunks):
+        names = [name for name in chunk.columns if name != LINE]
+        if missing := [name for name in needed if name not in names]:
+            some = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+            raise DataError(f"{path.name} has no column {missing[0]!r}; it has {some}")
         if number == 0:
-            ignored += [f"{path.name}: {name}" for name in chunk.columns if name not in (*known, LINE)]
-        yield chunk.select([name for name in chunk.columns if name in (*known, LINE)])
+            ignored += [f"{path.name}: {name}" for name in names if name not in known]
+        yield chunk.select([*(name for name in names if name in known), LINE])
 
 
 def _find(folder: Path, stem: str) -> Path | None:
