@@ -17,6 +17,7 @@ Points = Sequence[tuple[float, float]]
 
 WIDTH, HEIGHT = 560, 260
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 12, 44
+LABEL = 90  # about the width of a mark's label
 COLOURS = ("--a", "--b", "--c", "--d")
 DASHES = ("", "6 3", "2 3", "9 3 2 3")  # told apart without colour
 
@@ -28,9 +29,8 @@ def lines(
     across: str,
     summary: str,
     mark: tuple[float, str] | None = None,
-    notes: Sequence[str] = (),
 ) -> str:
-    """One line a series over a common axis. mark: an x to draw a rule at, and its label. notes: one for each point."""
+    """One line a series over a common axis. mark: an x to draw a rule at, and its label."""
     points = [point for line in series.values() for point in line]
     if not points:
         return ""
@@ -53,8 +53,12 @@ def lines(
     if mark is not None:
         x = at(mark[0], y_low)[0]
         parts.append(f'<path d="M{x:.1f} {TOP}V{HEIGHT - BOTTOM}" stroke="var(--soft)" stroke-dasharray="3 3"/>')
-        end = x > WIDTH * 0.7
-        parts.append(_text(x + (-5 if end else 5), TOP + 10, mark[1], "end" if end else "start"))
+        side = -1 if x > WIDTH * 0.7 else 1
+        beside = [y for here, y in (at(*point) for point in points) if 0 <= side * (here - x) <= LABEL]
+        middle = (TOP + HEIGHT - BOTTOM) / 2
+        above = not beside or min(beside) + max(beside) > 2 * middle  # the half that the lines leave free
+        y = TOP + 10 if above else HEIGHT - BOTTOM - 6
+        parts.append(_text(x + 5 * side, y, mark[1], "start" if side > 0 else "end"))
     for number, line in enumerate(series.values()):
         places = [at(x, y) for x, y in line]
         path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
@@ -64,8 +68,6 @@ def lines(
         )
         if len(places) <= 30:
             parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6" fill="var({colour})"/>' for x, y in places]
-        for (x, y), note in zip(places, notes, strict=False):
-            parts.append(_text(min(x, WIDTH - RIGHT - 12), max(y - 7, TOP + 8), note, "middle", small=True))
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, across, "middle"))
     return _figure(title, summary, "".join(parts), _legend(list(series)) if len(series) > 1 else "")
 

@@ -168,7 +168,7 @@ def _curves(report: Mapping[str, Any]) -> str:
 
 
 def _stage_curves(stage: str, found: Mapping[str, Any], epochs: Sequence[Mapping[str, float]]) -> list[str]:
-    names, words = list(epochs[0]), stage.replace("_", " ")
+    names, words = list(epochs[0]), stage.replace("_", " ").removesuffix(" fit")
     series = {name: [(n + 1, epoch[name]) for n, epoch in enumerate(epochs) if name in epoch] for name in names}
     best = found.get("best_epoch")
     mark = (float(best), f"best: epoch {best}") if best else None
@@ -257,8 +257,6 @@ def _exploring(report: Mapping[str, Any]) -> str:
     if not rows:
         return ""
     names = ("ndcg@10", "coverage@10", "diversity@10")
-    series = {name: [(row["ndcg@10"], row[name]) for row in rows] for name in names[1:]}
-    notes = [f"{row['explore']:g}" for row in rows]
     first, last = rows[0], rows[-1]
     if all(first[name] == last[name] for name in names):
         return ""  # a recommender without the dial
@@ -267,8 +265,8 @@ def _exploring(report: Mapping[str, Any]) -> str:
         f"catalogue shown from {first['coverage@10']:.0%} to {last['coverage@10']:.0%}, the mean distance within a "
         f"list from {first['diversity@10']:.2f} to {last['diversity@10']:.2f}. {first['users']:.0f} users."
     )
-    title, across = "Coverage and diversity against NDCG@10, for explore 0 to 1", "NDCG@10, each point at its explore"
-    figure = plots.lines(series, title=title, across=across, summary=say, notes=notes)
+    series = {name: [(row["explore"], 100 * row[name] / first[name]) for row in rows] for name in names if first[name]}
+    figure = plots.lines(series, title="In percent of explore 0", across="explore", summary=say)
     cells = [[f"{row['explore']:g}", *(f"{row[name]:.4f}" for name in names)] for row in rows]
     return (
         f'<section><h2>What exploring costs</h2><div class="figures">{figure}'

@@ -16,6 +16,7 @@ import pytest
 from model.catalogue import Catalogue, Item
 from model.recommender import Popular
 from training import plots
+from training import report as told
 from training.breakdown import STEPS, by_history, by_popularity, exploring
 from training.data.prepared import Prepared
 from training.evaluate import Metrics, evaluate, recommender_scorer
@@ -221,3 +222,26 @@ def test_one_point_and_equal_points_are_drawn() -> None:
         svg = plots.lines({"a": points}, title="t", across="x", summary="s")
         assert "nan" not in svg
         assert "inf" not in svg
+
+
+@pytest.mark.parametrize("rising", [True, False])
+def test_the_label_of_a_mark_stands_where_no_line_is(rising: bool) -> None:
+    """The best epoch of a curve that rises is near its top, of a loss near its foot."""
+    points = [(epoch, epoch if rising else 20.0 - epoch) for epoch in range(1, 20)]
+    svg = plots.lines({"a": points}, title="t", across="x", summary="s", mark=(18, "best: epoch 18"))
+    (label,) = re.findall(r'y="([\d.]+)" text-anchor="end" fill="var\(--soft\)">best', svg)
+    nearest = [float(y) for x, y in re.findall(r'circle cx="([\d.]+)" cy="([\d.]+)"', svg) if float(x) > 400]
+    assert min(abs(float(label) - y) for y in nearest) > 60
+
+
+def test_exploring_is_drawn_over_the_dial() -> None:
+    rows = [
+        {"explore": step, "users": 9, "ndcg@10": 0.2 - step / 10, "coverage@10": 0.4 + step / 10, "diversity@10": 0.0}
+        for step in (0.0, 0.5, 1.0)
+    ]
+    drawn = told._exploring({"exploring": rows})
+    assert "In percent of explore 0" in drawn
+    assert "coverage@10</span>" in drawn
+    assert "diversity@10</span>" not in drawn, "what is 0 at explore 0 has no percentage, and is in the table alone"
+    assert ">100<" in drawn
+    assert "<td>0.1000</td>" in drawn
