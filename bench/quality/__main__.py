@@ -8,13 +8,11 @@ import sys
 import time
 from collections.abc import Sequence
 
-from bench.quality import cells, neural, page, plain, semantic
+from bench.quality import cells, graph, neural, page, plain, semantic
 from bench.quality.models import MODELS, Ask
 from bench.quality.sets import SETS, load
 
-assert neural.__name__  # importing it registers its rows
-assert semantic.__name__
-assert plain.__name__
+assert all((graph, neural, plain, semantic))  # importing them registers their rows
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pytest
 
 from bench.quality import __main__ as command
-from bench.quality import cells, models, neural, page, sets
+from bench.quality import cells, graph, models, neural, page, sets
 from training.data.prepare import prepare
 from training.data.synthetic import Sizes
 from training.evaluate import Metrics
@@ -98,6 +99,31 @@ def test_a_cell_is_computed_from_data_to_json(results: Path, toy_set: None) -> N
     assert by_model["ease"].metrics["ndcg@10"] > by_model["popularity"].metrics["ndcg@10"]
     assert len(by_model["ease"].ranks) == by_model["ease"].metrics["users"]
     assert by_model["ease"].configuration["penalty"] > 0
+
+
+def test_lightgcn_is_chosen_by_validation(
+    results: Path, toy_set: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("MOST", 40), ("EVERY", 5), ("PATIENCE", 10)):
+        monkeypatch.setattr(graph, name, value)
+    looked: list[float] = []
+    measure = graph.evaluate
+
+    def noted(*args: Any, **how: Any) -> Metrics:
+        metrics = measure(*args, **how)
+        assert metrics.part == "validation"
+        looked.append(metrics.ndcg(10))
+        return metrics
+
+    monkeypatch.setattr(graph, "evaluate", noted)
+    for model in ("popularity", "lightgcn"):
+        assert command.compute("toy", model, 0) == 0
+    popularity, found = sorted(cells.read_all(results), key=lambda cell: cell.validation)
+    assert (popularity.model, found.model) == ("popularity", "lightgcn")
+    assert found.metrics["ndcg@10"] > popularity.metrics["ndcg@10"]
+    assert found.validation == max(looked), "the cell is of the embeddings that were best on validation"
+    assert found.configuration["epochs"] % 5 == 0
+    assert found.configuration["rate"] in graph.RATES
 
 
 def test_trained_rows_share_what_they_can(

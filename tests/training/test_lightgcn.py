@@ -11,7 +11,7 @@ import torch
 
 from training.data.prepared import Prepared
 from training.recipe import load_recipe
-from training.stages.lightgcn import bipartite, fit_lightgcn, propagate
+from training.stages.lightgcn import bipartite, fit_graph, fit_lightgcn, propagate
 from training.stages.loop import Loop
 from training.train import train
 
@@ -74,6 +74,24 @@ def test_items_of_one_crowd_come_to_lie_together(prepared_of: object) -> None:
     assert not found[20].any()
     assert losses[-1] < 0.7 * losses[0]
     assert losses[0] < np.log(2) + 0.05, "the first epoch begins near a coin's throw"
+
+
+def test_users_find_the_items_of_their_crowd_and_a_watcher_ends_the_fit(prepared_of: object) -> None:
+    draw = np.random.default_rng(0)
+    prepared = prepared_of([(draw.permutation(10) + 10 * (user % 2)).tolist()[:7] for user in range(60)], 21)
+    seen: list[np.ndarray] = []
+
+    def watch(epoch: int, embed: object) -> bool:
+        seen.append(embed()[1])
+        return epoch == 15
+
+    settings = {"dim": 16, "layers": 2, "epochs": 20, "rate": 1e-2, "seed": 0}
+    users, items = fit_graph(*prepared.train_histories(), 21, **settings, watch=watch)
+    assert len(seen) == 15
+    np.testing.assert_array_equal(seen[-1], items)
+    best = (users @ items.T).argsort(axis=1)[:, -10:]
+    assert ((best // 10) == (np.arange(60) % 2)[:, None]).mean() > 0.95
+    assert not items[20].any()
 
 
 def test_the_same_seed_gives_the_same_embedding_and_a_cut_does_not_show(

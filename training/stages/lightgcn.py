@@ -1,6 +1,7 @@
-"""Fits LightGCN: item embeddings from the graph of who took what, by nothing but propagation.
+"""Fits LightGCN: embeddings of users and items from the graph of who took what, by nothing but propagation.
 
     embedding, known = fit_lightgcn(offsets, items, catalogue_size, dim=64, layers=3, epochs=40, rate=5e-3, seed=0)
+    users, items = fit_graph(offsets, items, catalogue_size, ...)      # users @ items.T: a recommender of its own
 
 He et al. 2020 (arXiv 2002.02126): the embedding of a node is the mean over layers of its neighbours' embeddings, each
 divided by the square roots of both degrees (equations 3, 7 and 8), trained by BPR with weight decay on layer 0
@@ -12,7 +13,9 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +26,9 @@ from torch import Tensor, nn
 from model.recommender import Floats
 from training.progress import Progress, silent
 from training.stages.loop import EVERY, Loop
+
+Watch = Callable[[int, Callable[[], tuple[Floats, Floats]]], bool]
+"""Called after every epoch, from 1, with what gives the embeddings so far; True ends the fit."""
 
 STEPS_PER_EPOCH = 8  # each reads the whole graph twice, so few and large steps
 DECAY = 1e-4
@@ -37,6 +43,16 @@ class _Embeddings(nn.Module):
 
 
 def fit_lightgcn(
+    offsets: NDArray[np.int64], items: NDArray[np.int32], catalogue_size: int, *, dim: int, **how: Any
+) -> tuple[Floats, NDArray[np.bool_]]:
+    """The items of `fit_graph`, with its options -> (N, dim), and (N,) whether training knows the item."""
+    known = np.bincount(items, minlength=catalogue_size) > 0
+    if not known.any():
+        return np.zeros((catalogue_size, dim), dtype=np.float32), known
+    return fit_graph(offsets, items, catalogue_size, dim=dim, **how)[1], known
+
+
+def fit_graph(
     offsets: NDArray[np.int64],
     items: NDArray[np.int32],
     catalogue_size: int,
@@ -50,14 +66,12 @@ def fit_lightgcn(
     progress: Progress = silent,
     checkpoint: Path | None = None,
     keep_every: float = EVERY,
-) -> tuple[Floats, NDArray[np.bool_]]:
-    """Training events as `Prepared.train_histories` gives them -> (N, dim) item embeddings, (N,) known from training.
+    watch: Watch | None = None,
+) -> tuple[Floats, Floats]:
+    """Training events as `Prepared.train_histories` gives them, at least one -> (U, dim) users, (N, dim) items.
 
-    Items without interactions get zeros. Raises ValueError where the loss is not finite.
+    Whoever has no interaction gets zeros. Raises ValueError where the loss is not finite.
     """
-    known = np.bincount(items, minlength=catalogue_size) > 0
-    if not known.any():
-        return np.zeros((catalogue_size, dim), dtype=np.float32), known
     users = len(offsets) - 1
     pairs = _pairs(offsets, items, catalogue_size).to(device)  # (E, 2)
     graph = bipartite(pairs, users, catalogue_size)
@@ -65,8 +79,16 @@ def fit_lightgcn(
     embeddings = _Embeddings(users + catalogue_size, dim, generator).to(device)
     optimiser = torch.optim.Adam(embeddings.parameters(), lr=rate)
     loop = Loop(checkpoint, {"lightgcn": embeddings}, optimiser, generator=generator, device=device, every=keep_every)
+
+    def found() -> tuple[Floats, Floats]:
+        with torch.no_grad():
+            final = propagate(graph, embeddings.weight, layers)
+            final[graph.crow_indices().diff() == 0] = 0  # nobody's neighbour
+        both = final.cpu().numpy()
+        return both[:users].copy(), both[users:].copy()
+
     place = loop.place
-    while place.epoch < epochs:
+    while place.epoch < epochs and not place.finished:
         order = torch.randperm(len(pairs), generator=generator).to(device)
         total = 0.0
         for batch in order.tensor_split(min(STEPS_PER_EPOCH, len(pairs))):
@@ -79,11 +101,10 @@ def fit_lightgcn(
         place.epochs.append(values)
         loop.next_epoch()
         progress("lightgcn", place.epoch, epochs, values)
+        if watch is not None and watch(place.epoch, found):
+            break
     loop.finish()
-    with torch.no_grad():
-        found = propagate(graph, embeddings.weight, layers)[users:].cpu().numpy().copy()
-    found[~known] = 0
-    return found, known
+    return found()
 
 
 def bipartite(pairs: Tensor, users: int, items: int) -> Tensor:
