@@ -94,6 +94,24 @@ def test_the_index_leads_to_every_page(repository: Path) -> None:
     assert {path.name for path in docs.glob("*.md")} - found == set(), "a page that nobody finds"
 
 
+def test_the_index_follows_a_users_way(repository: Path) -> None:
+    text = (repository / "docs" / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| ([a-z][^|]*?) \|", text, re.MULTILINE) == [
+        "when",
+        "try it",
+        "bring your own data",
+        "train",
+        "serve",
+        "watch",
+        "tune",
+        "upgrade and roll back",
+        "come from gorse, metarank or RecTools",
+        "outgrow one machine",
+    ]
+    for page in ("settings.md", "service.md#errors", "metrics.md"):
+        assert f"({page})" in text.partition("Look up:")[2], page
+
+
 def test_links_of_every_page_lead_somewhere(repository: Path) -> None:
     lost = []
     for page in (repository / "docs").glob("*.md"):
