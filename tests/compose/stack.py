@@ -75,16 +75,16 @@ class Stack:
         if not has_image("prom/prometheus:v3.5.0"):
             settings["PROMETHEUS_IMAGE"] = "prom/prometheus:latest"
         (self.folder / ".env").write_text("".join(f"{name}={value}\n" for name, value in settings.items()), "utf-8")
-        # Where builds and trainings share the cores, Redis may take longer than the 100 ms that a request waits for it.
-        changes: dict[str, Any] = {"service": {"environment": {"CONTREC_STORE_TIMEOUT_MS": "2000"}}}
+        changes: dict[str, Any] = {}
         if not self.grafana:
             changes["grafana"] = {"profiles": ["not-here"]}
         if not docker("run", "--rm", "nginx:stable-alpine", "sh", "-c", "command -v wget || true"):
             # A stand-in for nginx without busybox: the same question, asked by bash.
             ask = "exec 3<>/dev/tcp/127.0.0.1/8080; printf 'GET /livez HTTP/1.0\\r\\nHost: localhost\\r\\n\\r\\n' >&3;"
             changes["nginx"] = {"healthcheck": {"test": ["CMD", "bash", "-c", f"{ask} grep -q 200 <&3"]}}
-        text = yaml.safe_dump({"services": changes})
-        (self.folder / "docker-compose.override.yml").write_text(text, encoding="utf-8")
+        if changes:
+            text = yaml.safe_dump({"services": changes})
+            (self.folder / "docker-compose.override.yml").write_text(text, encoding="utf-8")
 
     @staticmethod
     def shim(folder: Path) -> Path:
