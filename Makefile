@@ -52,6 +52,7 @@ check: $(VENV)/.dev
 	@$(BIN)/mypy
 
 # Computes the cells that are missing (hours for all of them; SETS=, MODELS=, SEEDS= take fewer), then the page.
+# `python -m bench.quality tune` comes first on a new set of trials.
 bench-quality: $(VENV)/.dev
 	@$(BIN)/python -m bench.quality run $(if $(SETS),--sets $(SETS)) $(if $(MODELS),--models $(MODELS)) $(if $(SEEDS),--seeds $(SEEDS))
 	@$(BIN)/python -m bench.quality page

@@ -1,4 +1,4 @@
-"""python -m bench.quality run | page. See the package."""
+"""python -m bench.quality tune | run | page. See the package."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from bench.quality import cells, graph, neural, page, plain, semantic
+from bench.quality import cells, graph, neural, page, plain, semantic, tuning
 from bench.quality.models import MODELS, Ask
 from bench.quality.sets import SETS, load
 
@@ -27,10 +27,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     one.add_argument("set", choices=SETS)
     one.add_argument("model", choices=MODELS)
     one.add_argument("seed", type=int)
+    trials = commands.add_parser("tune", help="run the short trials that are missing; before the cells")
+    trials.add_argument("--sets", default="ml-1m,beauty", help="comma-separated")
     commands.add_parser("page", help="write docs/quality/ from the cells")
     given = parser.parse_args(arguments)
     if given.command == "page":
         page.write_page(cells.read_all())
+        return 0
+    if given.command == "tune":
+        for set_name in given.sets.split(","):
+            for model in tuning.MODELS:
+                tuning.tune(set_name, model)
         return 0
     if given.command == "cell":
         return compute(given.set, given.model, given.seed)

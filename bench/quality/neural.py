@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from bench.quality.models import Ask, Fitted, added, row
+from bench.quality.tuning import tuned
 from model import load_recommender
 from model.catalogue import Rows
 from model.continuous.hybrid import Hybrid
@@ -35,6 +36,7 @@ WEIGHTS = (0.25, 0.5, 0.75, 1.0)  # of the second expert in an ensemble: the sam
 
 def contrec_bundle(ask: Ask, recipe: str = "contrec", overrides: Sequence[str] = ()) -> tuple[Path, dict[str, Any]]:
     """The bundle of a recipe for this set and seed, trained on first use, and its report."""
+    overrides = [*tuned(ask.set_name, "contrec"), *overrides]
     name = "-".join([recipe, *(override.replace("=", "-") for override in overrides), str(ask.seed)])
     root, note = ask.folder / "bundles", ask.folder / "bundles" / f"{name}.json"
     if not note.exists():
@@ -86,9 +88,10 @@ def sasrec_ce(ask: Ask) -> Fitted:
 
 
 def _sasrec(ask: Ask) -> tuple[ContinuousRecommender, float, dict[str, Any]]:
-    recipe = load_recipe("contrec", "small", ask.set.overrides)
+    overrides = tuned(ask.set_name, "sasrec-ce")
+    recipe = load_recipe("contrec", "small", [*ask.set.overrides, *overrides])
     assert isinstance(recipe, ContinuousRecipe)
-    folder = ask.folder / "sasrec-ce" / str(ask.seed)
+    folder = ask.folder / "sasrec-ce" / "-".join([str(ask.seed), *overrides])
     seconds = 0.0
     if not (folder / "seconds.json").exists():
         started = time.perf_counter()

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 
 from bench.quality.models import Ask, Fitted, row
 from bench.quality.neural import contrec_bundle, halves, told
+from bench.quality.tuning import tuned
 from model import load_recommender
 from model.catalogue import Rows
 from model.continuous.head import Head, HeadShape
@@ -39,7 +40,7 @@ def plain_diffusion(ask: Ask) -> Fitted:
     path, report = contrec_bundle(ask)
     started = time.perf_counter()
     mine, _ = halves(load_recommender(path))
-    recipe = load_recipe("contrec", "small", ask.set.overrides)
+    recipe = load_recipe("contrec", "small", [*ask.set.overrides, *tuned(ask.set_name, "contrec")])
     assert isinstance(recipe, ContinuousRecipe)
     part, trunk_part = recipe.head, recipe.trunk
     trunk, vectors = mine.trunk, mine.vectors

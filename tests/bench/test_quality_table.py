@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from bench.quality import __main__ as command
-from bench.quality import cells, graph, models, neural, page, sets
+from bench.quality import cells, graph, models, neural, page, sets, tuning
 from training.data.prepare import prepare
 from training.data.synthetic import Sizes
 from training.evaluate import Metrics
@@ -143,6 +144,27 @@ def test_trained_rows_share_what_they_can(
     assert by_model["contrec"].seconds > 0
     assert by_model["contrec-trunk-only"].seconds == by_model["contrec"].seconds, "training counts once, in every row"
     assert by_model["plain-diffusion"].configuration["anchor"] is False
+
+
+def test_the_best_trial_decides_and_trials_are_run_once(
+    results: Path, toy_set: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "SETS", sets.SETS)
+    monkeypatch.setattr(tuning, "EPOCHS", 2)
+    monkeypatch.setattr(tuning, "TRIALS", ((), ("trunk.learning_rate=1e-7",)))
+    assert tuning.tuned("toy", "sasrec-ce") == ()
+    tuning.tune("toy", "sasrec-ce")
+    found = json.loads((results / "toy" / "tuning.json").read_text())["sasrec-ce"]
+    assert found[""] > found["trunk.learning_rate=1e-7"], "at that rate nothing is learnt"
+    assert tuning.tuned("toy", "sasrec-ce") == ()
+    found["trunk.learning_rate=1e-7"] = 1.0
+    (results / "toy" / "tuning.json").write_text(json.dumps({"sasrec-ce": found}))
+    assert tuning.tuned("toy", "sasrec-ce") == ("trunk.learning_rate=1e-7",)
+    monkeypatch.setattr(tuning, "fit_trunk", None)
+    tuning.tune("toy", "sasrec-ce")  # nothing is left to do
+    monkeypatch.setattr(tuning, "INHERITS", {"child": "toy"})
+    assert tuning.tuned("child", "sasrec-ce") == ("trunk.learning_rate=1e-7",)
+    assert tuning.tuned("toy", "contrec") == ()
 
 
 def test_scores_of_two_models_are_added_as_log_probabilities() -> None:

@@ -1,0 +1,96 @@
+"""The same few short trials for ours and for SASRec, on validation; Sports inherits what Beauty found.
+
+    python -m bench.quality tune --sets ml-1m,beauty
+
+A trial trains the behaviour trunk alone for `EPOCHS` epochs with one set of overrides; the best validation NDCG@10 of a
+model on a set decides what all of its cells there are trained with (`tuned`). What each trial gave is kept in
+results/<set>/tuning.json. Text half, head and everything else stay as the recipe has them: what is not tuned for
+SASRec is not tuned for ours.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+
+from bench.quality import cells
+from bench.quality.models import Ask
+from bench.quality.sets import SETS, load
+from model.continuous.space import TableSpace
+from training.recipe import load_recipe
+from training.recipes.continuous import ContinuousRecipe
+from training.stages.trunk import fit_trunk
+from training.train import reproducibly, train
+
+EPOCHS = 8
+SEED = 100  # no cell's seed
+MODELS = ("sasrec-ce", "contrec")
+TRIALS: tuple[tuple[str, ...], ...] = (
+    (),
+    ("trunk.dropout=0.3",),
+    ("trunk.learning_rate=1e-3",),
+    ("trunk.width=192",),
+    ("trunk.layers=3",),
+)
+INHERITS = {"sports": "beauty"}
+
+
+def tuned(set_name: str, model: str) -> tuple[str, ...]:
+    """The overrides that won for a model, those of the whole set left out; none where nothing was tried."""
+    found = _read(INHERITS.get(set_name, set_name)).get(model, {})
+    if len(found) < len(TRIALS):
+        return ()
+    return tuple(max(found, key=lambda trial: found[trial]).split())
+
+
+def tune(set_name: str, model: str) -> None:
+    """Runs the trials that are missing."""
+    prepared = load(set_name)
+    ask = Ask(prepared, SETS[set_name], set_name, SEED)
+    for trial in TRIALS:
+        found = _read(set_name)
+        name = " ".join(trial)
+        if name in found.get(model, {}):
+            continue
+        overrides = [*SETS[set_name].overrides, f"trunk.epochs={EPOCHS}", *trial]
+        reached = _sasrec(ask, overrides) if model == "sasrec-ce" else _contrec(ask, overrides)
+        found.setdefault(model, {})[name] = reached
+        path = cells.RESULTS / set_name / "tuning.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        print(f"{set_name} {model} {name or 'as it is'}: {reached:.4f}", flush=True)  # noqa: T201
+
+
+def _contrec(ask: Ask, overrides: list[str]) -> float:
+    path = train(
+        ask.prepared_folder,
+        "contrec",
+        "small",
+        bundles=ask.folder / "tuning",
+        name="trial",
+        seed=SEED,
+        overrides=[*overrides, "head.epochs=0", "text_half.epochs=0"],
+        runs=ask.folder / "tuning-runs",
+    )
+    report = json.loads((path.parent / f"{path.name}.report.json").read_text(encoding="utf-8"))
+    return _best(report["trunk"]["epochs"])
+
+
+def _sasrec(ask: Ask, overrides: list[str]) -> float:
+    recipe = load_recipe("contrec", "small", overrides)
+    assert isinstance(recipe, ContinuousRecipe)
+    reproducibly()
+    nothing = torch.zeros(len(ask.prepared.catalogue), 1, 1)
+    return _best(fit_trunk(ask.prepared, nothing, recipe.trunk, seed=SEED, make_space=TableSpace).epochs)
+
+
+def _best(epochs: list[dict[str, float]]) -> float:
+    return max(epoch["ndcg@10"] for epoch in epochs)
+
+
+def _read(set_name: str) -> dict[str, Any]:
+    path = cells.RESULTS / set_name / "tuning.json"
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found
