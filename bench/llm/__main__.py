@@ -5,7 +5,8 @@
 
 One row a file (<row>.json), so that an interrupted run goes on with the rows that are missing; --table prints what
 there is. The rows share everything but what their name says: item positions without titles, twenty
-items read, no head, one seed. Request times are of one history at a time through the loaded bundle, on one
+items read, no head, no text half, one seed. `with titles` puts the first four tokens of an item's title before its
+position. Request times are of one history at a time through the loaded bundle, on one
 thread: `encode` is what the service caches as user tokens, `cached` is the rest.
 """
 
@@ -37,12 +38,16 @@ SHARED = (
     "trunk.bf16=false",
     "language.title_tokens=0",
     "head.epochs=0",
+    "text_half.epochs=0",
 )
+TITLES = "language.title_tokens=4"
 ROWS = {
     "lora": ("language.tuning=lora",),
     "full": ("language.tuning=full",),
     "frozen": ("language.tuning=frozen",),
-    "lora, with titles": ("language.tuning=lora", "language.title_tokens=4"),
+    "lora, with titles": ("language.tuning=lora", TITLES),
+    "full, with titles": ("language.tuning=full", TITLES),
+    "frozen, with titles": ("language.tuning=frozen", TITLES),
     "untrained, full": ("language.tuning=full",),
     "own": ("language.base=",),
 }
