@@ -127,17 +127,3 @@ def load_newcomers(folder: Path) -> Newcomers | None:
     words = ColdWords(place, None, encoder.name)
     words.encoder = encoder
     return words
-
-
-def starting_bias(bias: Tensor, counts: Tensor) -> float:
-    """The bias of an item that nobody has met: the mean of the least met tenth of the items that somebody has.
-
-    The softmax pushes the bias of items without a single interaction down for as long as it trains, because they are
-    never the answer; with such a bias a new item would never be shown. The mean of all would put it beside the
-    well-liked. The least met that were met at all are what it is most like, and what it starts from.
-    """
-    met = torch.nonzero(counts > 0).flatten()
-    if not len(met):
-        return float(bias.mean()) if len(bias) else 0.0
-    least = met[torch.argsort(counts[met], stable=True)[: max(1, len(met) // 10)]]
-    return float(bias[least].mean())

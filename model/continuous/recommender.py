@@ -32,8 +32,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.catalogue import Catalogue, Item, Mask, Rows
+from model.cold import starting_bias
 from model.continuous.backbone import Backbone, Trunk, pad
-from model.continuous.cold import Newcomers, load_newcomers, starting_bias
+from model.continuous.cold import Newcomers, load_newcomers
 from model.continuous.head import Head, HeadShape
 from model.continuous.reader import Reader
 from model.continuous.retrieval import DENSE_ITEMS, ContinuousTaste, blend, mix, retrieve_mixture, rough_scores

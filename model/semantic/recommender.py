@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.catalogue import Catalogue, Item, Mask, Rows
-from model.continuous.cold import starting_bias
+from model.cold import starting_bias
 from model.recommender import Dials, Floats, Recommender, UserTokens, best
 from model.semantic.codes import digest
 from model.semantic.cold import ColdIds

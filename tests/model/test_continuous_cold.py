@@ -11,7 +11,8 @@ import torch
 from model import load_recommender
 from model.bundle import write_bundle
 from model.catalogue import Item
-from model.continuous.cold import ColdItems, starting_bias
+from model.cold import starting_bias
+from model.continuous.cold import ColdItems
 from model.continuous.recommender import ContinuousRecommender
 from model.recommender import Dials
 from tests.contracts.recommender_contract import ITEMS, WORLD, rows_of
