@@ -62,8 +62,9 @@ ENV PATH=/venv/bin:/app/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTW
 USER 10001:10001
 WORKDIR /var/lib/contrec
 EXPOSE 8000 9100
-# The interpreter is there, curl is not. -I -S: without site-packages it starts in a few hundredths of a second.
-HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["python", "-I", "-S", "-c", \
+# The interpreter is there, curl is not. -I -S: without site-packages it starts in a few hundredths of a second. Loading
+# may take minutes on a busy machine; a replica that is called unhealthy meanwhile makes `docker compose up` give up.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=300s --retries=3 CMD ["python", "-I", "-S", "-c", \
     "import http.client, os, sys; c = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('CONTREC_PORT') or 8000), timeout=3); c.request('GET', '/readyz'); sys.exit(c.getresponse().status != 200)"]
 CMD ["python", "-m", "service"]
 
