@@ -1,8 +1,10 @@
 """Micro-batching: one task owns the bounded queue, one thread computes; everyone else sends messages.
 
-Whatever waits when the thread is free is computed together, up to `max_batch`; nobody waits for a batch to fill. Who
-would have to wait for longer than `max_wait` is refused at once, so that under a flood those who are accepted keep
-their latency.
+Whatever waits when the thread is free is computed together, up to `max_batch`; nobody waits for a batch to fill.
+
+Under a flood those who are accepted keep their latency. Who has waited for longer than `max_wait` is refused as long as
+`max_batch` others wait behind, by the thread's clock and not by a guess; a batch is no larger than what can be computed
+in that time, as the last ones took; and where far more wait than that, who comes is refused at the door.
 Work whose caller has left, or whose time is up, is dropped before it costs anything. Knows no model: `work` turns a
 list of questions into a list of answers, on the thread.
 
@@ -16,7 +18,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -25,6 +29,9 @@ from typing import Generic, TypeVar
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
 Result = TypeVar("Result")
+
+
+_LATELY = 5  # batches
 
 
 class Overloaded(Exception):
@@ -36,6 +43,7 @@ class _Ask(Generic[Question, Answer]):
     question: Question
     future: asyncio.Future[Answer] = field(compare=False)
     deadline: float  # of the loop's clock
+    asked: float  # of the thread's: see `_spent`
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +69,10 @@ class Batcher(Generic[Question, Answer]):
         self._work = work
         self._max_batch = max_batch
         self._max_wait = max_wait
-        self._batch_s = 0.0  # how long a batch takes on the thread, lately
+        self._costs: deque[float] = deque(maxlen=_LATELY)  # seconds on the thread for each question of a batch
+        self._cost = 0.0  # their median: one batch that was held up says nothing of the next
+        self._busy = 0.0  # seconds that the thread has spent on batches
+        self._began: float | None = None  # the batch that is being computed, by time.perf_counter
         self._on_batch = on_batch
         self._queue: asyncio.Queue[_Ask[Question, Answer] | _Stop] = asyncio.Queue(queue_size)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
@@ -80,7 +91,7 @@ class Batcher(Generic[Question, Answer]):
         future: asyncio.Future[Answer] = loop.create_future()
         deadline = math.inf if timeout is None else loop.time() + timeout
         try:
-            self._queue.put_nowait(_Ask(question, future, deadline))
+            self._queue.put_nowait(_Ask(question, future, deadline, self._spent()))
         except asyncio.QueueFull:
             raise Overloaded(f"{self._queue.maxsize} requests wait already") from None
         async with asyncio.timeout(timeout):
@@ -91,9 +102,18 @@ class Batcher(Generic[Question, Answer]):
         if self._closing:
             raise Overloaded("the service is shutting down")
         waiting = self._queue.qsize()
-        too_long = self._batch_s * (1 + waiting // self._max_batch) > self._max_wait
-        if waiting >= self._queue.maxsize or (waiting and too_long):
+        if waiting >= min(self._queue.maxsize, max(2 * self._max_batch, self._room())):
             raise Overloaded(f"{waiting} requests wait already")
+
+    def _room(self) -> float:
+        """How many can be computed in `max_wait`."""
+        return self._max_wait / self._cost if self._cost else math.inf
+
+    def _spent(self) -> float:
+        """Seconds of the thread on batches: how much of them somebody waits through is what counts, not how long the
+        loop takes to come round, or a crowd of clients would be a flood. One batch that was held up is not one."""
+        began = self._began
+        return self._busy + (0.0 if began is None else min(self._max_wait, time.perf_counter() - began))
 
     async def on_thread(self, work: Callable[[], Result]) -> Result:
         """Runs something on the model thread, between two batches: warming up, say."""
@@ -110,25 +130,36 @@ class Batcher(Generic[Question, Answer]):
 
     async def _serve(self) -> None:
         while True:
-            messages = [await self._queue.get()]
-            while len(messages) < self._max_batch and not self._queue.empty():
-                messages.append(self._queue.get_nowait())
-            asked = [message for message in messages if isinstance(message, _Ask)]
-            now = asyncio.get_running_loop().time()
-            # A loop that lags may not have told the caller yet that its time is up.
-            waited_for = [ask for ask in asked if not ask.future.done() and ask.deadline > now]
-            self._on_batch(len(waited_for), len(asked) - len(waited_for), self._queue.qsize())
-            if waited_for:
-                await self._answer(waited_for)
-            if len(asked) < len(messages):
+            message = await self._queue.get()
+            batch: list[_Ask[Question, Answer]] = []
+            dropped, now = 0, asyncio.get_running_loop().time()
+            most = max(1, min(self._max_batch, self._room()))
+            while not isinstance(message, _Stop):
+                # A loop that lags may not have told the caller yet that its time is up.
+                if message.future.done() or message.deadline <= now:
+                    dropped += 1
+                elif self._busy - message.asked > self._max_wait and self._queue.qsize() >= self._max_batch:
+                    message.future.set_exception(Overloaded("too many came before"))
+                else:
+                    batch.append(message)
+                if len(batch) + 1 > most or self._queue.empty():
+                    break
+                message = self._queue.get_nowait()
+            self._on_batch(len(batch), dropped, self._queue.qsize())
+            if batch:
+                await self._answer(batch)
+            if isinstance(message, _Stop):
                 return
 
     def _timed(self, questions: Sequence[Question]) -> Sequence[Answer]:
-        # On the thread: the loop's own lag under a flood must not pass for the model's slowness, and so refuse more.
-        began = time.perf_counter()
-        answers = self._work(questions)
-        self._batch_s += 0.2 * (time.perf_counter() - began - self._batch_s)
-        return answers
+        self._began = began = time.perf_counter()
+        try:
+            return self._work(questions)
+        finally:
+            seconds = time.perf_counter() - began
+            self._costs.append(seconds / len(questions))
+            self._cost = statistics.median(self._costs)
+            self._busy, self._began = self._busy + min(self._max_wait, seconds), None
 
     async def _answer(self, asks: list[_Ask[Question, Answer]]) -> None:
         try:

@@ -143,9 +143,11 @@ class _Pool:
     async def take(self) -> _Connection:
         while self.free:
             connection = self.free.pop()
-            idle = time.perf_counter() - connection.used
-            if connection.transport is not None and not connection.transport.is_closing() and idle < _IDLE_S:
+            if connection.transport is None or connection.transport.is_closing():
+                continue
+            if time.perf_counter() - connection.used < _IDLE_S:
                 return connection
+            connection.transport.close()
         _, connection = await asyncio.get_running_loop().create_connection(_Connection, self.host, self.port)
         self.all.append(connection)
         return connection

@@ -1,7 +1,7 @@
 """What the chaos tests share: a load that goes on while something is broken, and what must hold afterwards.
 
 Everything is real: processes, sockets, signals, a Redis of our own. CONTREC_NIGHTLY makes the loads longer and the
-repetitions more; without it all of tests/chaos takes under a minute on two quiet cores.
+repetitions more.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ import json
 import os
 import random
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
 
-from bench.serving.load import LOST, Answer, Result, open_loop, post, run
-from bench.serving.subject import Server
+from bench.serving.load import Answer, Result, open_loop, post, run
+from bench.serving.subject import Server, start, wait_ready
 
 NIGHTLY = bool(os.environ.get("CONTREC_NIGHTLY"))
 USERS, ITEMS = 40, 500
@@ -27,6 +29,34 @@ USERS, ITEMS = 40, 500
 
 def scaled(short: float, nightly: float) -> float:
     return nightly if NIGHTLY else short
+
+
+class Living:
+    """A service that is there whenever it is asked for: started when there is none, or when a test has ended it."""
+
+    def __init__(self, folder: Path, module: str, **settings: object) -> None:
+        self.folder = folder
+        self._module = module
+        self._settings = settings
+        self._server: Server | None = None
+
+    @property
+    def server(self) -> Server:
+        if self._server is None or self._server.process.poll() is not None:
+            self._server = start(self.folder, self._module, **self._settings)
+            wait_ready(self._server)
+        return self._server
+
+    def metric(self, name: str) -> float:
+        """The sum of the series that begin like this."""
+        text = httpx.get(f"http://127.0.0.1:{self._settings['metrics_port']}/metrics", trust_env=False).text
+        return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(name))
+
+    def end(self) -> None:
+        """Kills it: what SIGTERM does is a test of its own."""
+        if self._server is not None:
+            self._server.process.kill()
+            self._server.process.wait()
 
 
 @dataclass
@@ -103,5 +133,22 @@ def kept(server: Server, events: list[dict[str, Any]]) -> None:
             assert answer.json()["accepted"] == 0
 
 
-def lost(load: Load) -> int:
-    return sum(answer.status == LOST for answer in load.result.answers)
+def settled(server: Server) -> None:
+    """A few requests one after the other: the service knows again what one costs, after a test that made it slow."""
+    with httpx.Client(base_url=server.url, timeout=5, trust_env=False) as client:
+        for _ in range(5):
+            client.post("/recommend", json={"history": ["i1"]})
+
+
+def until_well(server: Server, within: float = 5.0) -> None:
+    """A user's recommendation comes from the model with the stored history, and an event is taken."""
+    deadline = time.monotonic() + within
+    with httpx.Client(base_url=server.url, timeout=5, trust_env=False) as client:
+        while True:
+            event = {"event_id": f"well-{time.monotonic_ns()}", "user_id": "u1", "item_id": "i1"}
+            told = client.post("/events", json=event).status_code
+            answer = client.post("/recommend", json={"user_id": "u1"}).json()
+            if told == 200 and answer["source"] == "model" and "degraded" not in answer:
+                return
+            assert time.monotonic() < deadline, (told, answer)
+            time.sleep(0.1)

@@ -4,34 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import random
 import shutil
 import socket
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from bench.serving.load import LOST, closed_loop, open_loop, post, run
-from bench.serving.subject import NAME, Server, fill_store, make_bundle, serving
+from bench.serving.load import Result, closed_loop, open_loop, post, run
+from bench.serving.subject import NAME, make_bundle
 from model.bundle import activate, active
-from tests.chaos.harness import ITEMS, NIGHTLY, USERS, held, scaled, under_load
-from tests.redis_server import free_port
+from service.settings import Settings
+from tests.chaos.harness import ITEMS, NIGHTLY, Living, held, scaled, settled, under_load
 
+log = logging.getLogger(__name__)
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, bundles: Path) -> Iterator[tuple[Server, Path, int]]:
-    """A service with a model that can be broken, its folder, and its metrics port."""
-    folder = tmp_path_factory.mktemp("service")
-    shutil.copytree(bundles, folder / "bundles")
-    store, port = f"sqlite:///{folder / 'events.db'}", free_port()
-    fill_store(store, users=USERS, items=ITEMS)
-    given = {"bundles": folder / "bundles", "store": store, "metrics_port": port, "queue_wait_ms": 500}
-    with serving(folder, "tests.chaos.breakable", **given) as server:
-        yield server, folder, port
+QUEUE_WAIT_MS, MAX_BATCH = (Settings.model_fields[name].default for name in ("queue_wait_ms", "max_batch"))
 
 
 @pytest.mark.parametrize(
@@ -44,12 +35,12 @@ def world(tmp_path_factory: pytest.TempPathFactory, bundles: Path) -> Iterator[t
         ("encode generate retrieve score neighbours", {"popular"}),
     ],
 )
-def test_the_model_raises(world: tuple[Server, Path, int], broken: str, sources: set[str]) -> None:
-    server, folder, _ = world
+def test_the_model_raises(on_sqlite: Living, broken: str, sources: set[str]) -> None:
+    server, folder = on_sqlite.server, on_sqlite.folder
     switch = folder / "broken"
     switch.write_text(broken)
     try:
-        with under_load(server, f"raising-{broken}", rate=20, seconds=scaled(2, 20)) as load:
+        with under_load(server, f"raising-{broken}", rate=30, seconds=scaled(1, 20)) as load:
             pass
     finally:
         switch.unlink()
@@ -59,8 +50,8 @@ def test_the_model_raises(world: tuple[Server, Path, int], broken: str, sources:
         assert client.post("/recommend", json={"user_id": "u1"}).json()["source"] == "model"
 
 
-def test_a_bundle_is_truncated_while_it_is_loaded(world: tuple[Server, Path, int], tmp_path: Path) -> None:
-    server, folder, _ = world
+def test_a_bundle_is_truncated_while_it_is_loaded(on_sqlite: Living, tmp_path: Path) -> None:
+    server, folder = on_sqlite.server, on_sqlite.folder
     root = folder / "bundles"
     before = active(root, NAME)
     assert before is not None
@@ -87,17 +78,14 @@ def test_a_bundle_is_truncated_while_it_is_loaded(world: tuple[Server, Path, int
         assert client.post("/recommend", json={"user_id": "u1"}).json()["source"] == "model"
 
 
-def test_clients_that_leave_are_not_computed_for(world: tuple[Server, Path, int]) -> None:
-    server, folder, metrics = world
+def test_clients_that_leave_are_not_computed_for(on_sqlite: Living) -> None:
+    server, folder = on_sqlite.server, on_sqlite.folder
     switch = folder / "broken"
     history = [f"i{n}" for n in range(30)]
     request = post("/recommend", {"history": history})
 
-    def count(name: str) -> float:
-        text = httpx.get(f"http://127.0.0.1:{metrics}/metrics", trust_env=False).text
-        return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(name))
-
-    left, dropped = (count(name) for name in ('contrec_requests_total{outcome="client_gone"', "contrec_dropped_total"))
+    gone = 'contrec_requests_total{outcome="client_gone"'
+    left, dropped = on_sqlite.metric(gone), on_sqlite.metric("contrec_dropped_total")
     switch.write_text("slow-encode")
     try:
         for _ in range(20):
@@ -107,38 +95,54 @@ def test_clients_that_leave_are_not_computed_for(world: tuple[Server, Path, int]
     finally:
         switch.unlink()
     time.sleep(0.5)
-    assert count('contrec_requests_total{outcome="client_gone"') - left >= 15
-    assert count("contrec_dropped_total") - dropped >= 10
+    assert on_sqlite.metric(gone) - left >= 15
+    assert on_sqlite.metric("contrec_dropped_total") - dropped >= 10
     with httpx.Client(base_url=server.url, trust_env=False) as client:
         started = time.monotonic()
         assert client.post("/recommend", json={"history": history}).json()["source"] == "model"
         assert time.monotonic() - started < 1
+    settled(server)
 
 
-def test_a_flood_of_five_times_the_capacity(world: tuple[Server, Path, int]) -> None:
-    server, _, _ = world
+def test_those_whom_a_flood_of_five_times_the_capacity_lets_in_keep_their_latency(on_sqlite: Living) -> None:
+    """Who is let in waits for CONTREC_QUEUE_WAIT_MS, or for one largest batch where that takes longer, and then for a
+    batch of its own: the median rises by less than twice that. It counts from the moment at which a client meant to
+    ask."""
+    server = on_sqlite.server
 
     def ask(draw: random.Random) -> tuple[str, bytes]:
         return "recommend", post("/recommend", {"history": [f"i{draw.randrange(ITEMS)}" for _ in range(200)]})
 
-    capacity = run(closed_loop(server.host, server.port, ask, clients=16, seconds=scaled(1.5, 5))).rate
-    before = server.memory_mib()
-    flood = run(open_loop(server.host, server.port, ask, rate=5 * capacity, seconds=scaled(3, 20), patience=30))
-    assert set(flood.statuses) <= {200, 429}, flood.statuses
+    def offered(times: float) -> Result:
+        load = open_loop(server.host, server.port, ask, rate=times * capacity, seconds=scaled(3, 20), patience=30)
+        return run(load)
+
+    capacity = run(closed_loop(server.host, server.port, ask, clients=4, seconds=scaled(1.5, 5))).rate
+    just, before = offered(1), server.memory_mib()
+    flood = offered(5)
+    assert set(flood.statuses) == {200, 429}
     assert flood.statuses[429] > flood.statuses[200]
     refused = json.loads(next(answer.body for answer in flood.answers if answer.status == 429))
     assert refused["error"]["code"] == "overloaded"
-    assert server.memory_mib() - before < 160
-    # Counted by the server: the generator shares the machine, and its own lateness under such a flood says nothing. A
-    # queue without a bound would make half of them wait for longer than the flood lasts.
-    told = sorted(json.loads(answer.body)["timings_ms"]["total"] for answer in flood.answers if answer.status == 200)
-    assert told[len(told) // 2] < 4000
+    log.info(
+        "%.0f/s: p50 %.0f ms, p99 %.0f ms; five times that: p50 %.0f ms, p99 %.0f ms, %d of %d let in, %.1f MiB more",
+        capacity,
+        just.latency_ms(50),
+        just.latency_ms(99),
+        flood.latency_ms(50),
+        flood.latency_ms(99),
+        flood.statuses[200],
+        len(flood.answers),
+        server.memory_mib() - before,
+    )
+    assert flood.latency_ms(50) < just.latency_ms(50) + 2 * max(QUEUE_WAIT_MS, 1000 * MAX_BATCH / capacity)
+    assert server.memory_mib() - before < 64
     after = run(closed_loop(server.host, server.port, ask, clients=2, seconds=0.5))
     assert after.errors == 0
 
 
-def test_a_refusal_under_a_flood_says_when_to_come_again(world: tuple[Server, Path, int]) -> None:
-    server, folder, _ = world
+def test_a_refusal_under_a_flood_says_when_to_come_again(on_sqlite: Living) -> None:
+    server, folder = on_sqlite.server, on_sqlite.folder
     switch = folder / "broken"
     switch.write_text("slow-encode")
 
@@ -151,12 +155,13 @@ def test_a_refusal_under_a_flood_says_when_to_come_again(world: tuple[Server, Pa
         answers = asyncio.run(crowd())
     finally:
         switch.unlink()
+    settled(server)
     assert {answer.status_code for answer in answers} == {200, 429}
     assert all(answer.headers["Retry-After"] == "1" for answer in answers if answer.status_code == 429)
 
 
-def test_swaps_under_load_fail_no_request_and_keep_no_memory(world: tuple[Server, Path, int], tmp_path: Path) -> None:
-    server, folder, _ = world
+def test_swaps_under_load_fail_no_request_and_keep_no_memory(on_sqlite: Living, tmp_path: Path) -> None:
+    server, folder = on_sqlite.server, on_sqlite.folder
     root = folder / "bundles"
     names = [path.name for path in [active(root, NAME)] if path is not None]
     for seed in (2, 3):
@@ -181,26 +186,6 @@ def test_swaps_under_load_fail_no_request_and_keep_no_memory(world: tuple[Server
     held(load)
     assert {answer.status for answer in load.events} == {200}
     assert len({answer["bundle"] for answer in load.said()}) >= 2
-    third = max(2, swaps // 3)
-    assert max(sizes[-third:]) < 1.05 * max(sizes[:third]), sizes
-
-
-def test_sigterm_under_load_drops_no_request(tmp_path: Path, bundles: Path) -> None:
-    """Clients that keep their connections alive and hear that they should go: every request is answered 200."""
-    store = f"sqlite:///{tmp_path / 'drained.db'}"
-    fill_store(store, users=USERS, items=ITEMS)
-
-    def ask(draw: random.Random) -> tuple[str, bytes]:
-        return "recommend", post("/recommend", {"user_id": f"u{draw.randrange(USERS)}"})
-
-    with serving(tmp_path, "service", bundles=bundles, store=store, drain_wait_s=1) as server:
-        run(closed_loop(server.host, server.port, ask, clients=4, seconds=0.5))
-        stop = threading.Timer(0.7, server.process.terminate)
-        stop.start()
-        result = run(closed_loop(server.host, server.port, ask, clients=8, seconds=1.3))
-        stop.join()
-        server.process.wait(timeout=20)
-    assert len(result.answers) > 50
-    assert LOST not in result.statuses
-    assert result.errors == 0
-    assert server.process.returncode == 0
+    warm, third = sizes[2:], max(2, swaps // 3)  # from the second swap on a previous bundle is kept beside
+    log.info("%d swaps: %.0f MiB after the third, %.0f MiB after the last", swaps, warm[0], warm[-1])
+    assert max(warm[-third:]) < 1.05 * max(warm[:third]), sizes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
@@ -156,18 +157,71 @@ async def test_what_is_out_of_time_is_not_computed(batcher: Batcher[int, int], w
     assert work.batches == [[0], [2]]
 
 
-async def test_who_would_wait_too_long_is_refused_and_who_may_wait_is_not(work: Doubling) -> None:
-    batcher = Batcher(work, queue_size=100, max_batch=1, max_wait=0.05)
+async def test_far_more_than_can_be_computed_in_time_are_refused_at_the_door(work: Doubling) -> None:
+    batcher = Batcher(work, queue_size=100, max_batch=2, max_wait=0.05)
     batcher.start()
     held = await hold_up(batcher, work)
     await asyncio.sleep(0.2)
     work.gate.set()
-    await held  # a batch took 0.2 s, so 0.04 s by the running mean: one may wait behind another, two may not
+    await held  # a question takes 0.2 s: not one can be computed in time, but two batches are no flood
     held = await hold_up(batcher, work)
-    waiting = asyncio.create_task(batcher.ask(1))  # whoever finds nobody waiting may wait
-    await asyncio.sleep(0)
-    with pytest.raises(Overloaded, match="1 requests wait"):
-        await batcher.ask(2)
+    waiting = [asyncio.create_task(batcher.ask(n)) for n in range(4)]
+    await asyncio.sleep(0.2)
+    with pytest.raises(Overloaded, match="4 requests wait"):
+        await batcher.ask(9)
     work.gate.set()
-    assert (await held, await waiting) == (0, 2)
+    assert [await held, *await asyncio.gather(*waiting)] == [0, 0, 2, 4, 6]
+    assert work.batches == [[0], [0], [0], [1], [2], [3]]  # nor is a batch larger than what can be computed in time
+    await batcher.close()
+
+
+async def test_one_batch_that_was_held_up_refuses_nobody(work: Doubling) -> None:
+    batcher = Batcher(work, queue_size=100, max_batch=8, max_wait=0.1)
+    batcher.start()
+    for n in range(4):
+        assert await batcher.ask(n) == 2 * n
+    held = await hold_up(batcher, work)
+    await asyncio.sleep(0.3)
+    work.gate.set()
+    await held
+    crowd = [asyncio.create_task(batcher.ask(n)) for n in range(50)]
+    assert await asyncio.gather(*crowd) == [2 * n for n in range(50)]
+    await batcher.close()
+
+
+async def test_who_has_waited_through_too_much_is_refused_while_a_batch_waits_behind() -> None:
+    def slow(questions: Sequence[int]) -> list[int]:
+        time.sleep(0.06)
+        return [2 * question for question in questions]
+
+    batcher = Batcher(slow, queue_size=100, max_batch=4, max_wait=0.1)
+    batcher.start()
+    tasks = [asyncio.create_task(batcher.ask(n)) for n in range(40)]
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    refused = [n for n, answer in enumerate(answers) if isinstance(answer, Overloaded)]
+    # Two batches of 0.06 s, and whoever is left has waited through more than 0.1 s: all but one last batch.
+    assert refused == list(range(8, 36))
+    accepted = [answer for answer in answers if not isinstance(answer, Overloaded)]
+    assert accepted == [2 * n for n in (*range(8), *range(36, 40))]
+    await batcher.close()
+
+
+async def test_a_single_batch_that_was_held_up_makes_no_flood_of_those_behind(work: Doubling) -> None:
+    batcher = Batcher(work, queue_size=100, max_batch=4, max_wait=0.1)
+    batcher.start()
+    held = await hold_up(batcher, work)
+    tasks = [asyncio.create_task(batcher.ask(n)) for n in range(20)]
+    await asyncio.sleep(0.3)
+    work.gate.set()
+    assert await asyncio.gather(held, *tasks) == [0, *range(0, 40, 2)]
+    await batcher.close()
+
+
+async def test_a_crowd_that_keeps_the_loop_busy_is_no_flood(work: Doubling) -> None:
+    batcher = Batcher(work, queue_size=100, max_batch=4, max_wait=0.01)
+    batcher.start()
+    tasks = [asyncio.create_task(batcher.ask(n)) for n in range(40)]
+    await asyncio.sleep(0)
+    time.sleep(0.1)
+    assert await asyncio.gather(*tasks) == list(range(0, 80, 2))
     await batcher.close()

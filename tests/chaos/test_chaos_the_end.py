@@ -1,0 +1,47 @@
+"""How the service ends: killed in mid-load, and asked to stop. Last, since every test here costs another start."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+
+import pytest
+
+from bench.serving.load import LOST, closed_loop, post, run
+from tests.chaos.harness import USERS, Living, kept, under_load, until_well
+
+
+@pytest.mark.parametrize("kind", ["on_sqlite", pytest.param("on_redis", marks=pytest.mark.redis)])
+def test_the_service_is_killed_in_mid_load(kind: str, request: pytest.FixtureRequest) -> None:
+    living: Living = request.getfixturevalue(kind)
+    first = living.server
+    with under_load(first, f"kill-9-{kind}", rate=60, seconds=2) as load:
+        time.sleep(1.2)
+        os.kill(first.pid, signal.SIGKILL)
+    first.process.wait()
+    assert load.acknowledged
+    kept(living.server, load.acknowledged)
+    until_well(living.server)
+
+
+@pytest.mark.redis
+def test_sigterm_under_load_drops_no_request(on_redis: Living) -> None:
+    """Clients that keep their connections alive and hear that they should go: every request is answered 200."""
+    server = on_redis.server
+
+    def ask(draw: random.Random) -> tuple[str, bytes]:
+        return "recommend", post("/recommend", {"user_id": f"u{draw.randrange(USERS)}"})
+
+    run(closed_loop(server.host, server.port, ask, clients=4, seconds=0.5))
+    stop = threading.Timer(0.7, server.process.terminate)
+    stop.start()
+    result = run(closed_loop(server.host, server.port, ask, clients=8, seconds=1.3))
+    stop.join()
+    server.process.wait(timeout=20)
+    assert len(result.answers) > 50
+    assert LOST not in result.statuses
+    assert result.errors == 0
+    assert server.process.returncode == 0
