@@ -157,6 +157,7 @@ class Service:
             self.metrics.breaker.labels(calls=calls).set_function(partial(_place_of, breaker))
         overlay, items = self.overlay, self.metrics.overlay_items
         items.labels(kind="withdrawn").set_function(lambda: len(overlay.withdrawn))
+        items.labels(kind="unplaced").set_function(lambda: len(overlay.unplaced))
         items.labels(kind="upserted").set_function(lambda: len(overlay.items) - len(overlay.withdrawn))
 
     def _count_store_failure(self, operation: str) -> None:

@@ -113,7 +113,7 @@ class Metrics:
         )
         self.overlay_items = Gauge(
             "contrec_overlay_items",
-            "Items said of since the bundle was made: upserted, and withdrawn.",
+            "Items said of since the bundle was made: upserted, withdrawn, and unplaced.",
             ["kind"],
             registry=self.registry,
         )

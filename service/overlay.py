@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import repeat
 
 from service.bundles import Bundles, Served
@@ -25,9 +26,12 @@ from service.stores.contract import StoredItem, StoreUnavailable
 
 log = logging.getLogger(__name__)
 
+_GIVE_UP = 4  # items that cannot be placed, before the rest is not looked at one by one
+
 
 class Overlay:
-    """See the module. items: by id, as they are now, withdrawn ones too. known: whether the store was ever heard."""
+    """See the module. items: by id, as they are now, withdrawn ones too. known: whether the store was ever heard.
+    unplaced: ids that the bundle that is served cannot place, whatever is wrong with them."""
 
     def __init__(self, guard: Guard, bundles: Bundles, metrics: Metrics) -> None:
         self._guard = guard
@@ -36,6 +40,7 @@ class Overlay:
         self._turn = asyncio.Lock()
         self.items: dict[str, StoredItem] = {}
         self.withdrawn: frozenset[str] = frozenset()
+        self.unplaced: frozenset[str] = frozenset()
         self.version = 0
         self.known = False
         self._said_at: dict[str, int] = {}
@@ -86,25 +91,42 @@ class Overlay:
         while True:
             version = self.version
             if self.items:
-                dressed = await asyncio.to_thread(_laid_over, served, list(self.items.values()), version)
+                dressed, unplaced = await asyncio.to_thread(_laid, served, list(self.items.values()), version)
             else:
-                dressed = served
+                dressed, unplaced = served, frozenset()
             if version == self.version:  # else something was said meanwhile
+                self.unplaced = unplaced
                 return dressed
 
     async def _lay_over(self, changes: Sequence[StoredItem]) -> None:
         while (served := self._bundles.served) is not None:
-            dressed = await asyncio.to_thread(_laid_over, served, changes, self.version)
+            dressed, unplaced = await asyncio.to_thread(_laid, served, changes, self.version)
             if self._bundles.served is served:
                 self._bundles.served = dressed
+                self.unplaced = self.unplaced.difference(item.item_id for item in changes) | unplaced
                 return
             # Another bundle was taken up meanwhile. It may have been dressed before the changes: lay them over it too.
 
 
-def _laid_over(served: Served, changes: Sequence[StoredItem], version: int) -> Served:
+def _laid(served: Served, changes: Sequence[StoredItem], version: int) -> tuple[Served, frozenset[str]]:
+    unplaced: set[str] = set()
+    return _laid_over(served, changes, version, unplaced), frozenset(unplaced)
+
+
+def _laid_over(served: Served, changes: Sequence[StoredItem], version: int, unplaced: set[str]) -> Served:
+    """The bundle with these changes, but for items that it cannot place: their ids join `unplaced`, found by halves."""
     try:
         return served.with_items(changes, version)
-    except Exception:
-        # A text encoder that cannot be loaded, say. What was withdrawn must go all the same.
-        log.exception("new items cannot be placed by bundle %s; they wait for another one", served.label)
-        return served.with_items([item for item in changes if item.withdrawn], version)
+    except Exception as error:
+        if len(unplaced) >= _GIVE_UP:  # it is not about single items: a text encoder that cannot be loaded, say
+            unplaced.update(item.item_id for item in changes if not item.withdrawn)
+            return served.with_items([item for item in changes if item.withdrawn], version)
+        if len(changes) > 1:
+            middle = len(changes) // 2
+            first = _laid_over(served, changes[:middle], version, unplaced)
+            return _laid_over(first, changes[middle:], version, unplaced)
+        unplaced.add(changes[0].item_id)
+        named = ValueError(f"item {changes[0].item_id!r}")  # of an exception the text is logged on demand alone
+        named.__cause__ = error
+        log.error("an item cannot be placed by bundle %s; it waits for another one", served.label, exc_info=named)
+        return replace(served, catalogue_version=version)

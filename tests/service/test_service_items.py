@@ -13,7 +13,7 @@ import redis
 
 from model.catalogue import Item
 from service.errors import ErrorCode
-from service.stores.contract import Event, StoreUnavailable
+from service.stores.contract import Event, StoredItem, StoreUnavailable
 from tests.redis_server import RedisServer
 from tests.service.test_service_access import ALL, KEYS
 from tests.service.test_service_process import process
@@ -272,6 +272,28 @@ async def test_a_question_that_is_not_one_names_its_field(path: str, field: str)
         answer = await run.client.get(path)
         assert answer.status_code == 422, answer.text
         assert field in answer.json()["error"]["field"]
+
+
+@pytest.mark.parametrize("bad", [(3,), (0, 8), tuple(range(9))], ids=len)
+async def test_an_item_that_cannot_be_placed_keeps_no_other_from_its_place(bad: tuple[int, ...]) -> None:
+    said = [StoredItem(f"n{n}", text="nonsense" if n in bad else f"{n}.5") for n in range(9)]
+    said.append(StoredItem("i4", withdrawn=True))
+    unplaced = {f"n{n}" for n in bad}
+    async with running(Circle()) as run:
+        await run.service.store.write_items(said)
+        await run.service.overlay.refresh()
+        for item in said:
+            answer = await run.client.get(f"/items/{item.item_id}")
+            if item.withdrawn:
+                assert answer.status_code == 404
+            else:
+                assert answer.json()["in_bundle"] is (item.item_id not in unplaced)
+        assert run.service.overlay.unplaced == unplaced
+        assert "i4" not in await run.ids(history=["i3"], k=ITEMS)
+        await run.service.bundles.adopt(Circle(), "circle", "2")
+        assert run.service.overlay.unplaced == unplaced
+        await run.client.put(f"/items/n{bad[0]}", json={"text": "7.5"})
+        assert run.service.overlay.unplaced == unplaced - {f"n{bad[0]}"}
 
 
 async def test_a_store_that_refuses_is_503_and_what_was_known_stays(monkeypatch: pytest.MonkeyPatch) -> None:
