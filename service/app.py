@@ -75,7 +75,7 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,  # FastAPI's page loads its scripts from elsewhere; ours works offline
         redoc_url=None,
         redirect_slashes=False,  # it would send people to whatever the Host header says
-        middleware=_middleware(settings, keys),
+        middleware=middleware(settings, keys),
     )
     install_handlers(app)
     for room in (recommend, events, items, users, bundles, health, docs):
@@ -87,7 +87,7 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def _middleware(settings: Settings, keys: KeyRing) -> list[Middleware]:
+def middleware(settings: Settings, keys: KeyRing) -> list[Middleware]:
     """Outermost first: what refuses without reading comes before what reads."""
     hosts = words(settings.allowed_hosts) or ([] if is_loopback(settings.host) else ["*"])
     origins = words(settings.allowed_origins)
