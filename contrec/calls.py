@@ -80,7 +80,7 @@ def recommend(
     seed: int | None = None,
     explain: bool = False,
 ) -> Call[RecommendAnswer]:
-    """POST /recommend."""
+    """POST /recommend: k items for a user, or for a history that is given."""
     body = _given(
         user_id=user_id,
         history=None if history is None else list(history),
@@ -97,41 +97,42 @@ def recommend(
 
 
 def rank(items: Sequence[str], user_id: str | None = None, *, history: Sequence[str] | None = None) -> Call[RankAnswer]:
-    """POST /rank."""
+    """POST /rank: candidates of yours in order."""
     body = _given(user_id=user_id, history=None if history is None else list(history), items=list(items))
     return Call("POST", "/rank", RankAnswer, body)
 
 
-def tell(events: Iterable[Event]) -> Call[EventsAnswer]:
-    """POST /events: up to 1,000, all or none."""
-    return Call("POST", "/events", EventsAnswer, {"events": [event.body() for event in events]})
+def tell(events: Event | Iterable[Event]) -> Call[EventsAnswer]:
+    """POST /events: one, or up to 1,000, all or none."""
+    many = [events] if isinstance(events, Event) else events
+    return Call("POST", "/events", EventsAnswer, {"events": [event.body() for event in many]})
 
 
 def popular(k: int = 10, *, allow: Selection | None = None, deny: Selection | None = None) -> Call[ListAnswer]:
-    """GET /popular."""
+    """GET /popular: what is popular."""
     return Call("GET", "/popular", ListAnswer, query=_query(k, allow, deny))
 
 
 def similar(
     item_id: str, k: int = 10, *, allow: Selection | None = None, deny: Selection | None = None
 ) -> Call[ListAnswer]:
-    """GET /items/{item_id}/similar."""
+    """GET /items/{item_id}/similar: what is like an item."""
     return Call("GET", f"/items/{_segment(item_id)}/similar", ListAnswer, query=_query(k, allow, deny))
 
 
 def item(item_id: str) -> Call[ItemAnswer]:
-    """GET /items/{item_id}."""
+    """GET /items/{item_id}: what is known of an item."""
     return Call("GET", f"/items/{_segment(item_id)}", ItemAnswer)
 
 
 def put_item(item_id: str, *, title: str = "", categories: Sequence[str] = (), text: str = "") -> Call[ItemWritten]:
-    """PUT /items/{item_id}."""
+    """PUT /items/{item_id}: says what an item is."""
     body = {"title": title, "categories": list(categories), "text": text}
     return Call("PUT", f"/items/{_segment(item_id)}", ItemWritten, body)
 
 
 def withdraw(item_id: str) -> Call[ItemWritten]:
-    """DELETE /items/{item_id}."""
+    """DELETE /items/{item_id}: takes an item out of every answer."""
     return Call("DELETE", f"/items/{_segment(item_id)}", ItemWritten)
 
 
@@ -141,17 +142,17 @@ def user(user_id: str, *, after: int = 0, n: int = 1000) -> Call[UserAnswer]:
 
 
 def erase(user_id: str) -> Call[ErasedAnswer]:
-    """DELETE /users/{user_id}."""
+    """DELETE /users/{user_id}: forgets a user."""
     return Call("DELETE", f"/users/{_segment(user_id)}", ErasedAnswer)
 
 
 def bundle() -> Call[BundleAnswer]:
-    """GET /bundle."""
+    """GET /bundle: what is served."""
     return Call("GET", "/bundle", BundleAnswer)
 
 
 def ready() -> Call[ReadyAnswer]:
-    """GET /readyz."""
+    """GET /readyz: whether the service wants requests; anything but yes makes the client raise Unreachable."""
     return Call("GET", "/readyz", ReadyAnswer)
 
 

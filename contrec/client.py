@@ -18,21 +18,21 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Concatenate, Final, ParamSpec, Self
 
 import httpx
 from pydantic import ValidationError
 
 from contrec import calls
 from contrec.calls import Answer, Call, Event, Selection
-from service.schemas import BundleAnswer, EventsAnswer, RankAnswer, ReadyAnswer, RecommendAnswer
-from service.schemas_items import ItemAnswer, ItemWritten, ListAnswer
-from service.schemas_users import ErasedAnswer, UserAnswer
 
 __all__ = ["AsyncClient", "Client", "Event", "Refused", "Selection", "Unreachable"]
+
+Given = ParamSpec("Given")
 
 _PATIENCE: Final = frozenset({429, 502, 503, 504})
 
@@ -95,6 +95,16 @@ def _read(call: Call[Answer], response: httpx.Response) -> Answer:
         raise Unreachable(f"{call.path} answered {response.status_code} with what this client cannot read") from reason
 
 
+def _sent(make: Callable[Given, Call[Answer]]) -> Callable[Concatenate[Client, Given], Answer]:
+    """The method that sends what a function of `contrec.calls` makes, with its arguments and its docstring."""
+
+    @wraps(make)
+    def send(client: Client, /, *given: Given.args, **named: Given.kwargs) -> Answer:
+        return client.send(make(*given, **named))
+
+    return send
+
+
 class Client:
     """url: where the service is. key: an API key. timeout: seconds for connecting and for each answer.
 
@@ -140,83 +150,18 @@ class Client:
                     return _read(call, response)
             time.sleep(pause)
 
-    def recommend(
-        self,
-        user_id: str | None = None,
-        *,
-        history: Sequence[str] | None = None,
-        k: int = 10,
-        exclude_seen: bool = True,
-        allow: Selection | None = None,
-        deny: Selection | None = None,
-        diversity: float = 0.0,
-        explore: float = 0.0,
-        seed: int | None = None,
-        explain: bool = False,
-    ) -> RecommendAnswer:
-        """k items for a user, or for a history that is given."""
-        return self.send(
-            calls.recommend(
-                user_id,
-                history=history,
-                k=k,
-                exclude_seen=exclude_seen,
-                allow=allow,
-                deny=deny,
-                diversity=diversity,
-                explore=explore,
-                seed=seed,
-                explain=explain,
-            )
-        )
-
-    def rank(
-        self, items: Sequence[str], user_id: str | None = None, *, history: Sequence[str] | None = None
-    ) -> RankAnswer:
-        """Candidates of yours in order."""
-        return self.send(calls.rank(items, user_id, history=history))
-
-    def tell(self, events: Event | Iterable[Event]) -> EventsAnswer:
-        """Up to 1,000 events, all kept when this returns."""
-        return self.send(calls.tell([events] if isinstance(events, Event) else events))
-
-    def popular(self, k: int = 10, *, allow: Selection | None = None, deny: Selection | None = None) -> ListAnswer:
-        """What is popular."""
-        return self.send(calls.popular(k, allow=allow, deny=deny))
-
-    def similar(
-        self, item_id: str, k: int = 10, *, allow: Selection | None = None, deny: Selection | None = None
-    ) -> ListAnswer:
-        """What is like an item."""
-        return self.send(calls.similar(item_id, k, allow=allow, deny=deny))
-
-    def item(self, item_id: str) -> ItemAnswer:
-        """What is known of an item."""
-        return self.send(calls.item(item_id))
-
-    def put_item(self, item_id: str, *, title: str = "", categories: Sequence[str] = (), text: str = "") -> ItemWritten:
-        """Says what an item is."""
-        return self.send(calls.put_item(item_id, title=title, categories=categories, text=text))
-
-    def withdraw(self, item_id: str) -> ItemWritten:
-        """Takes an item out of every answer."""
-        return self.send(calls.withdraw(item_id))
-
-    def user(self, user_id: str, *, after: int = 0, n: int = 1000) -> UserAnswer:
-        """One page of what is stored of a user."""
-        return self.send(calls.user(user_id, after=after, n=n))
-
-    def erase(self, user_id: str) -> ErasedAnswer:
-        """Forgets a user."""
-        return self.send(calls.erase(user_id))
-
-    def bundle(self) -> BundleAnswer:
-        """What is served."""
-        return self.send(calls.bundle())
-
-    def ready(self) -> ReadyAnswer:
-        """Whether the service wants requests. Raises Unreachable while it does not say so."""
-        return self.send(calls.ready())
+    recommend = _sent(calls.recommend)
+    rank = _sent(calls.rank)
+    tell = _sent(calls.tell)
+    popular = _sent(calls.popular)
+    similar = _sent(calls.similar)
+    item = _sent(calls.item)
+    put_item = _sent(calls.put_item)
+    withdraw = _sent(calls.withdraw)
+    user = _sent(calls.user)
+    erase = _sent(calls.erase)
+    bundle = _sent(calls.bundle)
+    ready = _sent(calls.ready)
 
 
 class AsyncClient:

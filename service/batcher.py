@@ -102,7 +102,7 @@ class Batcher(Generic[Question, Answer]):
         if self._closing:
             raise Overloaded("the service is shutting down")
         waiting = self._queue.qsize()
-        if waiting >= min(self._queue.maxsize, max(2 * self._max_batch, self._room())):
+        if waiting >= min(self._queue.maxsize, max(4 * self._max_batch, self._room())):
             raise Overloaded(f"{waiting} requests wait already")
 
     def _room(self) -> float:
