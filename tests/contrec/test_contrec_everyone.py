@@ -20,7 +20,7 @@ from contrec.everyone import Audience, Plan, Viewer, of_prepared, of_store, reco
 from model import load_recommender
 from model.bundle import activate
 from model.catalogue import Catalogue, Item
-from model.recommender import Dials, Popular
+from model.recommender import Popular
 from service.stores import open_store
 from service.stores.contract import Event, StoredItem, append_all
 from training.data.clean import Cleaning
@@ -72,8 +72,11 @@ def test_exploring_is_each_users_own_and_repeats(audience: Audience, tmp_path: P
     assert (tmp_path / "x.parquet").read_bytes() == (tmp_path / "y.parquet").read_bytes()
     frame = pl.read_parquet(tmp_path / "x.parquet")
     assert frame.filter(user_id="a")["score"].to_list() != frame.filter(user_id="b")["score"].to_list()
-    alone, _ = audience.recommender.recommend(twins[0].history, 5, dials=Dials())
-    assert frame.filter(user_id="a")["item_id"].to_list() != audience.recommender.catalogue.ids(alone)
+    recommend_all(audience, tmp_path / "exploring.parquet", plan)
+    recommend_all(audience, tmp_path / "plain.parquet", PLAN)
+    exploring, plain = (pl.read_parquet(tmp_path / f"{name}.parquet") for name in ("exploring", "plain"))
+    assert exploring["user_id"].to_list() == plain["user_id"].to_list()
+    assert exploring["item_id"].to_list() != plain["item_id"].to_list(), "nobody of 150 got another list"
 
 
 def test_an_interrupted_run_goes_on_and_gives_the_same_file(audience: Audience, tmp_path: Path) -> None:
