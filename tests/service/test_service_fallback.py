@@ -238,10 +238,16 @@ async def test_redis_stopped_in_mid_run_and_back_without_a_restart(own_redis: Re
         ready = await run.client.get("/readyz")
         assert (ready.status_code, ready.json()["store"]) == (200, "unavailable")
         own_redis.start()
-        answer = await run.recommend(user_id="ann", k=1)
-        assert "degraded" not in answer
+        # Three failures in a row leave the store alone for a second; on a busy machine they may have come together.
+        deadline = time.monotonic() + 10
+        while "degraded" in (answer := await run.recommend(user_id="ann", k=1)):
+            assert time.monotonic() < deadline, answer
+            await asyncio.sleep(0.1)
         assert answer["items"][0]["item_id"] == "i4"
-        assert (await run.client.post("/events", json=event)).json() == {"accepted": 1, "repeated": 0}
+        while (taken := await run.client.post("/events", json=event)).status_code == 503:
+            assert time.monotonic() < deadline, taken.text
+            await asyncio.sleep(0.1)
+        assert taken.json() == {"accepted": 1, "repeated": 0}
         assert (await run.recommend(user_id="ann", k=1))["items"][0]["item_id"] == "i31"
         assert (await run.client.get("/readyz")).json()["store"] == "ok"
 
