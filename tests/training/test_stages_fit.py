@@ -226,6 +226,8 @@ def test_the_best_head_comes_back(demo: Prepared) -> None:
         "trunk.epochs=1",
         "trunk.learning_rate=3e-4",
         "head.weights=[1.0]",
+        "head.guidance=[1.0]",
+        "head.unconditional=0",
         "head.learning_rate=1e-1",
         "head.epochs=8",
         "head.steps_per_epoch=20",
