@@ -15,11 +15,12 @@ import asyncio
 import gc
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -32,6 +33,8 @@ from service.schemas import BundleState
 from service.stores.contract import StoredItem
 
 log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 _GOLDEN_K = 10
 _WARM_HISTORY = 50
@@ -130,6 +133,8 @@ class Bundles:
         self.state = BundleState.LOADING
         self.reason: str | None = None
         self.refused: str | None = None  # the version that was refused last, while it matters
+        # One thread: each has a heap of its own in glibc, and bundles loaded on all of a pool would leave a mark in each.
+        self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader")
         self._proved: Served | None = None  # what is served, undressed, and what was served before it
         self._previous: Served | None = None
 
@@ -163,7 +168,7 @@ class Bundles:
             if self._previous is not None and self._previous.version == version:
                 await self._serve(self._previous)
                 return
-            recommender, manifest = await asyncio.to_thread(_read, self._root, self._name, version)
+            recommender, manifest = await self._off_loop(_read, self._root, self._name, version)
             created = datetime.fromisoformat(manifest.created).timestamp()
             await self.adopt(recommender, self._name, version, created)
         except BundleError as error:
@@ -182,10 +187,17 @@ class Bundles:
 
         created: unix seconds of its making, where known.
         """
-        proved = await asyncio.to_thread(self._prove, recommender, name, version)
+        proved = await self._off_loop(self._prove, recommender, name, version)
         proved = replace(proved, created=created)
         await self._on_thread(partial(self._warm, recommender))
         await self._serve(proved)
+
+    async def _off_loop(self, work: Callable[..., Result], *given: Any) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._loader, work, *given)
+
+    def close(self) -> None:
+        """Frees the thread. Nothing may be loading any more."""
+        self._loader.shutdown()
 
     async def _serve(self, proved: Served) -> None:
         served = await self.dress(proved)  # from here to the assignment nothing is awaited

@@ -122,6 +122,7 @@ class Service:
         await asyncio.gather(*self._background)
         await self.batcher.close()
         await asyncio.gather(*self._background)
+        self.bundles.close()
         await self.store.close()
         self.metrics.close()
 
