@@ -133,7 +133,7 @@ class Bundles:
         self.state = BundleState.LOADING
         self.reason: str | None = None
         self.refused: str | None = None  # the version that was refused last, while it matters
-        # One thread: each has a heap of its own in glibc, and bundles loaded on all of a pool would leave a mark in each.
+        # One thread: each has a heap of its own in glibc, and bundles loaded on all of a pool leave a mark in each.
         self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader")
         self._proved: Served | None = None  # what is served, undressed, and what was served before it
         self._previous: Served | None = None
