@@ -74,9 +74,9 @@ def complaint(answer: Answer) -> str | None:
 
 
 def complaints(log: Path, *signs: str) -> list[str]:
-    """Lines of a log that hold one of these signs."""
+    """Lines of a log that hold one of these signs. Those that send one to a page are advice, and of no use in a result."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
-    return [line for line in lines if any(sign in line for sign in signs)][:NAMED]
+    return [line for line in lines if any(sign in line for sign in signs) and "://" not in line][:NAMED]
 
 
 def told(result: Result, sizes: list[tuple[float, float]], rate: float) -> dict[str, Any]:
