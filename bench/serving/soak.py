@@ -74,7 +74,7 @@ def complaint(answer: Answer) -> str | None:
 
 
 def complaints(log: Path, *signs: str) -> list[str]:
-    """Lines of a log that hold one of these signs. Those that send one to a page are advice, and of no use in a result."""
+    """Lines of a log that hold one of these signs. Those that send one to a page on the net are left out: advice."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
     return [line for line in lines if any(sign in line for sign in signs) and "://" not in line][:NAMED]
 
