@@ -37,7 +37,7 @@ from model.continuous.backbone import Backbone, Trunk, pad
 from model.continuous.cold import Newcomers, load_newcomers
 from model.continuous.head import Head, HeadShape
 from model.continuous.reader import Reader
-from model.continuous.retrieval import DENSE_ITEMS, ContinuousTaste, blend, mix, retrieve_mixture, rough_scores
+from model.continuous.retrieval import ContinuousTaste, blend, mix, retrieve_mixture, rough_scores
 from model.continuous.sampler import Sampler
 from model.index import ItemIndex
 from model.recommender import Dials, Floats, Recommender, UserTokens, Walk, best
@@ -278,7 +278,7 @@ class ContinuousRecommender(Recommender):
         rough, log_partition = rough_scores(self.sieve, vectors, prior)
         queries = torch.cat([vectors, vectors.new_ones(*vectors.shape[:2], 1)], dim=2).cpu().numpy()
         log_weights = (prior.log() - log_partition).cpu().numpy()
-        if len(self.catalogue) > DENSE_ITEMS:
+        if rough is None:
             return [ContinuousTaste(*one) for one in zip(queries, log_weights, strict=True)]
         return [ContinuousTaste(*one) for one in zip(queries, log_weights, rough.cpu().numpy(), strict=True)]
 

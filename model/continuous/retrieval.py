@@ -42,23 +42,27 @@ class ContinuousTaste:
     rough: Floats | None = None
 
 
-def rough_scores(sieve: Sieve, vectors: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+def rough_scores(sieve: Sieve, vectors: Tensor, weights: Tensor) -> tuple[Tensor | None, Tensor]:
     """vectors (B, M, W), weights (M,) -> log of the weighted mixture of softmaxes (B, N), log partitions (B, M).
 
-    Both by the sieve's logits. A mixture's probability below e to the -87 may be 0, and its logarithm -inf.
+    Both by the sieve's logits; the first is None in a catalogue of more than DENSE_ITEMS. A mixture's probability below
+    e to the -87 may be 0, and its logarithm -inf.
     """
     members, width = vectors.shape[1:]
-    rough, partitions = [], []
+    rough: list[Tensor] = []
+    partitions = []
     together = max(1, _CHUNK // (members * len(sieve)))  # users a turn
     for some in vectors.split(together):
         logits = sieve.logits(some.reshape(-1, width)).view(len(some), members, -1)
         partition = logits.logsumexp(dim=2)
+        partitions.append(partition)
+        if len(sieve) > DENSE_ITEMS:
+            continue
         if members == 1:
             rough.append(logits[:, 0] - partition)
         else:
             rough.append(torch.matmul(weights, (logits - partition[..., None]).exp()).log())
-        partitions.append(partition)
-    return torch.cat(rough), torch.cat(partitions)
+    return torch.cat(rough) if rough else None, torch.cat(partitions)
 
 
 def retrieve_mixture(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from model.catalogue import Catalogue, Item
-from model.continuous import recommender as module
+from model.continuous import retrieval as module
 from model.continuous.backbone import Backbone, BackboneShape, Trunk, pad
 from model.continuous.head import Head, HeadShape
 from model.continuous.reader import Reader
@@ -93,6 +93,7 @@ def test_rough_scores_are_the_mixture_of_plain_softmaxes(monkeypatch: pytest.Mon
     for sieve in (PlainSieve(matrix, torch.device("cpu")), ByteSieve(matrix)):
         apart = float(sieve.slack(vectors.flatten(0, 1).numpy()).max())
         rough, log_partition = rough_scores(sieve, vectors, weights)
+        assert rough is not None
         expected = (logits.softmax(dim=2) * weights[:, None]).sum(dim=1).log()
         torch.testing.assert_close(rough, expected, atol=2 * apart, rtol=0)  # of the logit and of the partition
         torch.testing.assert_close(log_partition, logits.logsumexp(dim=2), atol=apart, rtol=0)
