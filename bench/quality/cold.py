@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from bench.quality.neural import told
 from bench.quality.sets import RUNS, SETS, load
 from model import load_recommender
-from model.catalogue import Catalogue, Rows
-from model.recommender import Dials, Recommender, best
+from model.catalogue import Catalogue
+from model.recommender import Recommender, best
 from model.text import HashedText, item_text
 from training.data.prepared import Prepared
 from training.train import train
@@ -104,18 +104,12 @@ def measure(
         rows, target = row_of[history], row_of[asked.targets[n]]
         eligible = np.ones(len(grown.catalogue), dtype=np.bool_)
         eligible[rows] = False
-        hits["contrec"] += target in first(grown, rows, eligible)
-        hits["one item read"] += target in first(grown, rows[-1:], eligible)
+        hits["contrec"] += target in grown.recommend(rows, AMONG, eligible=eligible)[0]
+        hits["one item read"] += target in grown.recommend(rows[-1:], AMONG, eligible=eligible)[0]
         hits["nearest words"] += target in best(words @ words[rows].mean(axis=0), eligible, AMONG)[0]
     items = len(grown.catalogue)
     shares: dict[str, int | float] = {f"{name}, among {AMONG}": hit / max(1, users) for name, hit in hits.items()}
     return {"users": users, "new items": len(added), "items": items, "by lot": AMONG / items, **shares}
-
-
-def first(recommender: Recommender, rows: Rows, eligible: NDArray[np.bool_]) -> set[int]:
-    """The first hundred."""
-    (taste,) = recommender.generate(recommender.encode([rows]), [Dials()])
-    return set(recommender.retrieve(taste, eligible, AMONG)[0].tolist())
 
 
 if __name__ == "__main__":

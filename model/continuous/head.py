@@ -133,13 +133,13 @@ class Head(nn.Module):
         if noise.shape[1] != len(times):
             raise ValueError(f"{len(times)} times need as many draws of noise, not {noise.shape[1]}")
         steps = [anchor]
-        everyone = torch.ones(len(condition), dtype=torch.bool, device=condition.device)
+        nobody = self.nobody[:, None].expand(2, *condition.shape)
         for step, time in enumerate(times):
             t = torch.full((len(condition),), time, device=condition.device)
             x_t = self.noised(self.clean(steps[-1]), t, noise[:, step])
             x0, _ = self(x_t, t, condition, anchor)
             if guidance != 1:
-                x0 = guided(x0, self(x_t, t, *self.anonymous(condition, anchor, everyone))[0], guidance)
+                x0 = guided(x0, self(x_t, t, *nobody)[0], guidance)
             steps.append(x0)
         return steps
 

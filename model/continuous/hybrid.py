@@ -114,8 +114,7 @@ class Hybrid(Recommender):
 
     def retrieve(self, taste: ContinuousTaste, eligible: Mask, k: int) -> tuple[Rows, Floats]:
         mine, words = self._split(taste)
-        alpha = np.float32(self.alpha)
-        rough = taste.rough
+        alpha, rough = np.float32(self.alpha), taste.rough
         if rough is None:
             rough = self.behaviour.rough(mine) + alpha * self.text.rough(words)
         slack = self.behaviour.slack(mine) + alpha * self.text.slack(words)
