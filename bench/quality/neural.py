@@ -14,22 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from bench.quality.models import Ask, Fitted, added, row
-from bench.quality.tuning import tuned
+from bench.quality.tuning import fit_sasrec, trunk_recipe, tuned
 from model import load_recommender
 from model.catalogue import Rows
 from model.continuous.hybrid import Hybrid
 from model.continuous.recommender import ContinuousRecommender
-from model.continuous.space import TableSpace
 from model.recommender import Dials, Floats, Recommender
 from training.evaluate import Scorer, evaluate, recommender_scorer
-from training.recipe import load_recipe
-from training.recipes.continuous import ContinuousRecipe
-from training.stages.trunk import fit_trunk
-from training.train import reproducibly, train
+from training.train import train
 
 WEIGHTS = (0.25, 0.5, 0.75, 1.0)  # of the second expert in an ensemble: the same that ContRec's alpha is chosen among
 
@@ -89,32 +84,19 @@ def sasrec_ce(ask: Ask) -> Fitted:
 
 def _sasrec(ask: Ask) -> tuple[ContinuousRecommender, float, dict[str, Any]]:
     overrides = tuned(ask.set_name, "sasrec-ce")
-    recipe = load_recipe("contrec", "small", [*ask.set.overrides, *overrides])
-    assert isinstance(recipe, ContinuousRecipe)
     folder = ask.folder / "sasrec-ce" / "-".join([str(ask.seed), *overrides])
-    seconds = 0.0
+    overrides = (*ask.set.overrides, *overrides)
     if not (folder / "seconds.json").exists():
         started = time.perf_counter()
-        reproducibly()
-        nothing = torch.zeros(len(ask.prepared.catalogue), 1, 1)
         folder.mkdir(parents=True, exist_ok=True)
-        fitted = fit_trunk(
-            ask.prepared,
-            nothing,
-            recipe.trunk,
-            seed=ask.seed,
-            make_space=TableSpace,
-            progress=told,
-            checkpoint=folder / "trunk.safetensors",
-        )
+        fitted, recipe = fit_sasrec(ask, overrides, progress=told, checkpoint=folder / "trunk.safetensors")
         part = folder / "model"
         part.mkdir(exist_ok=True)
         fitted.recommender(ask.prepared, recipe.trunk.max_profile).save(part)
-        seconds = time.perf_counter() - started
-        (folder / "seconds.json").write_text(json.dumps(seconds), encoding="utf-8")
-    else:
-        seconds = json.loads((folder / "seconds.json").read_text(encoding="utf-8"))
-    return ContinuousRecommender.load(folder / "model"), seconds, {"trunk": recipe.trunk.model_dump(mode="json")}
+        (folder / "seconds.json").write_text(json.dumps(time.perf_counter() - started), encoding="utf-8")
+    seconds = json.loads((folder / "seconds.json").read_text(encoding="utf-8"))
+    configuration = {"trunk": trunk_recipe(overrides).trunk.model_dump(mode="json")}
+    return ContinuousRecommender.load(folder / "model"), seconds, configuration
 
 
 @row("text-only", "baselines", seeds=1)

@@ -18,15 +18,13 @@ import torch.nn.functional as F
 
 from bench.quality.models import Ask, Fitted, row
 from bench.quality.neural import contrec_bundle, halves, told
-from bench.quality.tuning import tuned
+from bench.quality.tuning import trunk_recipe, tuned
 from model import load_recommender
 from model.catalogue import Rows
 from model.continuous.head import Head, HeadShape
 from model.continuous.recommender import ContinuousRecommender
 from model.recommender import Floats
 from training.evaluate import evaluate
-from training.recipe import load_recipe
-from training.recipes.continuous import ContinuousRecipe
 from training.stages.trunk import read_states
 from training.stages.windows import Windows
 
@@ -40,8 +38,7 @@ def plain_diffusion(ask: Ask) -> Fitted:
     path, report = contrec_bundle(ask)
     started = time.perf_counter()
     mine, _ = halves(load_recommender(path))
-    recipe = load_recipe("contrec", "small", [*ask.set.overrides, *tuned(ask.set_name, "contrec")])
-    assert isinstance(recipe, ContinuousRecipe)
+    recipe = trunk_recipe([*ask.set.overrides, *tuned(ask.set_name, "contrec")])
     part, trunk_part = recipe.head, recipe.trunk
     trunk, vectors = mine.trunk, mine.vectors
     torch.manual_seed(ask.seed)

@@ -11,6 +11,8 @@ SASRec is not tuned for ours.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,9 +21,10 @@ from bench.quality import cells
 from bench.quality.models import Ask
 from bench.quality.sets import SETS, load
 from model.continuous.space import TableSpace
+from training.progress import Progress, silent
 from training.recipe import load_recipe
 from training.recipes.continuous import ContinuousRecipe
-from training.stages.trunk import fit_trunk
+from training.stages.trunk import FittedTrunk, fit_trunk
 from training.train import reproducibly, train
 
 EPOCHS = 8
@@ -45,6 +48,32 @@ def tuned(set_name: str, model: str) -> tuple[str, ...]:
     return tuple(max(found, key=lambda trial: found[trial]).split())
 
 
+def trunk_recipe(overrides: Sequence[str]) -> ContinuousRecipe:
+    """The recipe that every trained row starts from."""
+    recipe = load_recipe("contrec", "small", overrides)
+    assert isinstance(recipe, ContinuousRecipe)
+    return recipe
+
+
+def fit_sasrec(
+    ask: Ask, overrides: Sequence[str], *, progress: Progress = silent, checkpoint: Path | None = None
+) -> tuple[FittedTrunk, ContinuousRecipe]:
+    """ContRec's trunk over free item vectors, and the recipe it was trained by."""
+    recipe = trunk_recipe(overrides)
+    reproducibly()
+    nothing = torch.zeros(len(ask.prepared.catalogue), 1, 1)
+    fitted = fit_trunk(
+        ask.prepared,
+        nothing,
+        recipe.trunk,
+        seed=ask.seed,
+        make_space=TableSpace,
+        progress=progress,
+        checkpoint=checkpoint,
+    )
+    return fitted, recipe
+
+
 def tune(set_name: str, model: str) -> None:
     """Runs the trials that are missing."""
     prepared = load(set_name)
@@ -55,7 +84,8 @@ def tune(set_name: str, model: str) -> None:
         if name in found.get(model, {}):
             continue
         overrides = [*SETS[set_name].overrides, f"trunk.epochs={EPOCHS}", *trial]
-        reached = _sasrec(ask, overrides) if model == "sasrec-ce" else _contrec(ask, overrides)
+        epochs = fit_sasrec(ask, overrides)[0].epochs if model == "sasrec-ce" else _contrec(ask, overrides)
+        reached = max(epoch["ndcg@10"] for epoch in epochs)
         found.setdefault(model, {})[name] = reached
         path = cells.RESULTS / set_name / "tuning.json"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +93,7 @@ def tune(set_name: str, model: str) -> None:
         print(f"{set_name} {model} {name or 'as it is'}: {reached:.4f}", flush=True)  # noqa: T201
 
 
-def _contrec(ask: Ask, overrides: list[str]) -> float:
+def _contrec(ask: Ask, overrides: list[str]) -> list[dict[str, float]]:
     path = train(
         ask.prepared_folder,
         "contrec",
@@ -75,19 +105,8 @@ def _contrec(ask: Ask, overrides: list[str]) -> float:
         runs=ask.folder / "tuning-runs",
     )
     report = json.loads((path.parent / f"{path.name}.report.json").read_text(encoding="utf-8"))
-    return _best(report["trunk"]["epochs"])
-
-
-def _sasrec(ask: Ask, overrides: list[str]) -> float:
-    recipe = load_recipe("contrec", "small", overrides)
-    assert isinstance(recipe, ContinuousRecipe)
-    reproducibly()
-    nothing = torch.zeros(len(ask.prepared.catalogue), 1, 1)
-    return _best(fit_trunk(ask.prepared, nothing, recipe.trunk, seed=SEED, make_space=TableSpace).epochs)
-
-
-def _best(epochs: list[dict[str, float]]) -> float:
-    return max(epoch["ndcg@10"] for epoch in epochs)
+    epochs: list[dict[str, float]] = report["trunk"]["epochs"]
+    return epochs
 
 
 def _read(set_name: str) -> dict[str, Any]:

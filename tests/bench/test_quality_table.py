@@ -160,7 +160,7 @@ def test_the_best_trial_decides_and_trials_are_run_once(
     found["trunk.learning_rate=1e-7"] = 1.0
     (results / "toy" / "tuning.json").write_text(json.dumps({"sasrec-ce": found}))
     assert tuning.tuned("toy", "sasrec-ce") == ("trunk.learning_rate=1e-7",)
-    monkeypatch.setattr(tuning, "fit_trunk", None)
+    monkeypatch.setattr(tuning, "fit_sasrec", None)
     tuning.tune("toy", "sasrec-ce")  # nothing is left to do
     monkeypatch.setattr(tuning, "INHERITS", {"child": "toy"})
     assert tuning.tuned("child", "sasrec-ce") == ("trunk.learning_rate=1e-7",)
