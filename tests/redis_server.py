@@ -7,6 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,15 @@ class RedisServer:
             self.process = None
 
 
+@contextmanager
+def running(folder: Path) -> Iterator[RedisServer]:
+    """A server that keeps its files in the folder."""
+    server = RedisServer(folder)
+    server.start()
+    yield server
+    server.stop()
+
+
 @pytest.fixture(scope="session")
 def redis_command() -> str:
     command = shutil.which("redis-server")
@@ -69,16 +79,12 @@ def redis_command() -> str:
 @pytest.fixture(scope="module")
 def redis_server(redis_command: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """One server for a module; tests flush what they need to be empty."""
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    server.start()
-    yield server
-    server.stop()
+    with running(tmp_path_factory.mktemp("redis")) as server:
+        yield server
 
 
 @pytest.fixture
 def own_redis(redis_command: str, tmp_path: Path) -> Iterator[RedisServer]:
     """A server for one test that stops it, starves it or restarts it."""
-    server = RedisServer(tmp_path)
-    server.start()
-    yield server
-    server.stop()
+    with running(tmp_path) as server:
+        yield server

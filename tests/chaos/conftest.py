@@ -13,7 +13,7 @@ import pytest
 
 from bench.serving.subject import fill_store, make_bundle
 from tests.chaos.harness import ITEMS, USERS, Living
-from tests.redis_server import RedisServer, free_port
+from tests.redis_server import RedisServer, free_port, running
 
 
 @pytest.fixture(scope="session")
@@ -37,10 +37,8 @@ def on_sqlite(tmp_path_factory: pytest.TempPathFactory, bundles: Path) -> Iterat
 @pytest.fixture(scope="session")
 def redis(redis_command: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """The Redis of `on_redis`."""
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    server.start()
-    yield server
-    server.stop()
+    with running(tmp_path_factory.mktemp("redis")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

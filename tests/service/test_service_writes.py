@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from service.writes import Together
@@ -26,28 +27,35 @@ class Kept(asyncio.Protocol):
         self.transport = transport
 
 
-async def pieces(*writes: bytes, close: bool) -> list[bytes]:
-    """What a client receives, one piece for each packet, of what the server writes in one turn; then of a last word."""
+@contextlib.asynccontextmanager
+async def connected() -> AsyncIterator[tuple[Together, asyncio.StreamReader]]:
+    """The server's side of a connection, gathering, and what its client reads."""
     loop = asyncio.get_running_loop()
     kept = Kept()
     server = await loop.create_server(lambda: kept, "127.0.0.1", 0)
     reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
     await asyncio.sleep(0.01)
     together = Together(kept.transport, loop)
-    for data in writes:
-        together.write(data)
-    if close:
-        together.close()
-        received = [await reader.read(65_536)]
-    else:
-        received = [await reader.read(65_536)]
-        together.writelines([b"last ", b"word"])
-        together.write_eof()
-    received.append(await reader.read())
+    yield together, reader
     writer.close()
     together.close()
     server.close()
     await server.wait_closed()
+
+
+async def pieces(*writes: bytes, close: bool) -> list[bytes]:
+    """What a client receives, one piece for each packet, of what the server writes in one turn; then of a last word."""
+    async with connected() as (together, reader):
+        for data in writes:
+            together.write(data)
+        if close:
+            together.close()
+            received = [await reader.read(65_536)]
+        else:
+            received = [await reader.read(65_536)]
+            together.writelines([b"last ", b"word"])
+            together.write_eof()
+        received.append(await reader.read())
     return received
 
 
@@ -60,19 +68,11 @@ async def test_closing_sends_what_was_written_before() -> None:
 
 
 async def test_aborting_sends_nothing_more() -> None:
-    loop = asyncio.get_running_loop()
-    kept = Kept()
-    server = await loop.create_server(lambda: kept, "127.0.0.1", 0)
-    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-    await asyncio.sleep(0.01)
-    together = Together(kept.transport, loop)
-    together.write(b"half an answer")
-    together.abort()
-    with contextlib.suppress(ConnectionResetError):
-        assert await reader.read() == b""
-    writer.close()
-    server.close()
-    await server.wait_closed()
+    async with connected() as (together, reader):
+        together.write(b"half an answer")
+        together.abort()
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
 
 
 async def test_the_real_server_sends_head_and_body_in_one_piece(tmp_path: Path) -> None:
