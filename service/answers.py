@@ -72,7 +72,8 @@ class Answers:
     async def recommend(self, request: RecommendRequest) -> RecommendAnswer:
         """The answer, always from some rung of the ladder. Raises the typed overloaded."""
         started = time.perf_counter()
-        served = self.bundles.served  # once: a swap meanwhile must not mix two bundles
+        # Once: a swap meanwhile must not mix two bundles, nor may what was heard since excuse a list made before it.
+        served, heard = self.bundles.served, self.overlay.known
         if served is not None and (request.user_id is not None or request.history):
             self._check_room()
         recommendation_id = new_id(None if served is None else served.label)
@@ -122,14 +123,14 @@ class Answers:
         )
         if request.explain:
             answer.categories = shares or []
-        if (degraded := self._degraded(user)) is not None:
+        if (degraded := self._degraded(user, heard)) is not None:
             answer.degraded = degraded
         return answer
 
     async def rank(self, request: RankRequest) -> RankAnswer:
         """The candidates in order: the same rungs as `recommend`, with nothing else eligible. Raises overloaded."""
         started = time.perf_counter()
-        served = self.bundles.served
+        served, heard = self.bundles.served, self.overlay.known
         recommendation_id = new_id(None if served is None else served.label)
         user = await self.users.read(request.user_id, _WITHOUT_BUNDLE if served is None else served.label)
         history = user.record.history if request.history is None else request.history
@@ -166,7 +167,7 @@ class Answers:
             recommendation_id=from_rung(recommendation_id, picked.source),
             timings_ms=self._count(picked, user, started),
         )
-        if (degraded := self._degraded(user)) is not None:
+        if (degraded := self._degraded(user, heard)) is not None:
             answer.degraded = degraded
         return answer
 
@@ -240,11 +241,12 @@ class Answers:
             user.degraded = True
         return items or []
 
-    def _degraded(self, user: User) -> Degraded | None:
+    def _degraded(self, user: User, heard: bool) -> Degraded | None:
+        """heard: whether the store had been heard of items when the answer began."""
         reason = None
         if user.degraded:
             reason = Degraded.HISTORY_UNAVAILABLE
-        elif not self.overlay.known:
+        elif not heard:
             reason = Degraded.CATALOGUE_UNAVAILABLE
         if reason is not None:
             self.metrics.degraded.labels(reason=reason).inc()

@@ -44,16 +44,16 @@ class Lists:
 
     async def popular(self, query: ListQuery) -> ListAnswer:
         """The most popular items that may be shown: by the bundle, or by the store without one."""
-        served = self.bundles.served
+        served, heard = self.bundles.served, self.overlay.known
         if served is None:
             return await self._without_bundle(query)
         rows, scores = served.popular(eligible_rows(served, allow=query.allow, deny=query.deny), query.k)
-        return self._answer(described(served, rows, scores), Source.POPULAR, served)
+        return _answer(described(served, rows, scores), Source.POPULAR, served, heard)
 
     async def similar(self, item_id: str, query: ListQuery) -> ListAnswer:
         """The items most like one. Raises not_found for an item that is unknown or withdrawn."""
         known = self.item(item_id)
-        served = self.bundles.served
+        served, heard = self.bundles.served, self.overlay.known
         row = None if served is None else served.recommender.catalogue.row(known.item_id)
         if served is None or row is None:  # there is nothing to be like it by
             return await self.popular(query.model_copy(update={"deny_item": [*query.deny_item, item_id]}))
@@ -61,9 +61,9 @@ class Lists:
         found = await self.errand(Errand(partial(served.recommender.similar, row, eligible, query.k)))
         if found is None:
             rows, scores = served.popular(eligible, query.k)
-            return self._answer(described(served, rows, scores), Source.POPULAR, served)
+            return _answer(described(served, rows, scores), Source.POPULAR, served, heard)
         rows, scores = fill(served, *found, eligible, query.k)
-        return self._answer(described(served, rows, scores), Source.NEIGHBOURS, served)
+        return _answer(described(served, rows, scores), Source.NEIGHBOURS, served, heard)
 
     async def errand(self, errand: Errand) -> tuple[Rows, Floats] | None:
         """What the errand came to on the model thread; None when it failed or took too long. Raises overloaded."""
@@ -140,17 +140,20 @@ class Lists:
         ]
 
     async def _without_bundle(self, query: ListQuery) -> ListAnswer:
+        heard = self.overlay.known
         items = await self.counted(query.k, allow=query.allow, deny=query.deny)
-        answer = self._answer(items or [], Source.POPULAR, None)
+        answer = _answer(items or [], Source.POPULAR, None, heard)
         if items is None:
             answer.degraded = Degraded.HISTORY_UNAVAILABLE
         return answer
 
-    def _answer(self, items: list[RecommendedItem], source: Source, served: Served | None) -> ListAnswer:
-        answer = ListAnswer(items=items, source=source, bundle=None if served is None else served.label)
-        if not self.overlay.known:
-            answer.degraded = Degraded.CATALOGUE_UNAVAILABLE
-        return answer
+
+def _answer(items: list[RecommendedItem], source: Source, served: Served | None, heard: bool) -> ListAnswer:
+    """heard: whether the store had been heard of items when `served` was taken."""
+    answer = ListAnswer(items=items, source=source, bundle=None if served is None else served.label)
+    if not heard:
+        answer.degraded = Degraded.CATALOGUE_UNAVAILABLE
+    return answer
 
 
 def described(served: Served, rows: Rows, scores: Floats) -> list[RecommendedItem]:

@@ -326,6 +326,26 @@ async def test_a_catalogue_that_was_never_heard_is_said_until_it_is(own_redis: R
         assert answer["items"][0]["item_id"] == "i5"
 
 
+async def test_a_list_begun_before_the_catalogue_was_heard_says_so_though_it_is_heard_meanwhile() -> None:
+    """Else a withdrawn item could stand in an answer that passes for whole."""
+    async with running(Circle()) as run:
+        overlay, users = run.service.overlay, run.service.users
+        read = users.read
+
+        async def read_and_hear(*given: Any) -> Any:
+            overlay.known = True
+            return await read(*given)
+
+        overlay.known = False
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(users, "read", read_and_hear)
+            assert (await run.recommend(history=["i3"], k=1))["degraded"] == "catalogue_unavailable"
+            assert "degraded" not in await run.recommend(history=["i3"], k=1)
+            overlay.known = False
+            ranked = await run.client.post("/rank", json={"history": ["i3"], "items": ["i4", "i5"]})
+            assert ranked.json()["degraded"] == "catalogue_unavailable"
+
+
 async def test_a_text_that_cannot_be_placed_does_not_keep_a_withdrawn_item(caplog: pytest.LogCaptureFixture) -> None:
     class Picky(Circle):
         def with_items(self, items: Sequence[Item]) -> Circle:
