@@ -141,7 +141,7 @@ def settled(server: Server) -> None:
             client.post("/recommend", json={"history": ["i1"]})
 
 
-def until_well(server: Server, within: float = 5.0) -> None:
+def until_well(server: Server, within: float = 15.0) -> None:
     """A user's recommendation comes from the model with the stored history, and an event is taken."""
     deadline = time.monotonic() + within
     with httpx.Client(base_url=server.url, timeout=5, trust_env=False) as client:

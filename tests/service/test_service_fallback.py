@@ -94,13 +94,13 @@ async def test_a_model_that_hangs_costs_its_timeout_and_no_more() -> None:
     class Slow(Circle):
         def generate(self, tokens: Sequence[UserTokens], dials: Sequence[Dials]) -> list[Floats]:
             if 39 in self.encoded:  # the length of the history that asks for it
-                time.sleep(1.0)
+                time.sleep(3.0)
             return super().generate(tokens, dials)
 
     async with running(Slow(), model_timeout_ms=50) as run:
         started = time.perf_counter()
         answer = await run.recommend(history=[f"i{n}" for n in range(39)], k=1)
-        assert time.perf_counter() - started < 0.8
+        assert time.perf_counter() - started < 2.5
         assert answer["source"] == "popular"
         assert [item["item_id"] for item in answer["items"]] == ["i39"]
 
