@@ -166,10 +166,11 @@ class Recommender(ABC):
 def best(scores: Floats, eligible: Mask, k: int) -> tuple[Rows, Floats]:
     """The min(k, eligible) best rows of scores (N,), best first; equal scores go to the lower row."""
     rows = np.flatnonzero(eligible)
-    if len(rows) > k:
-        found = scores[rows]
-        threshold = np.partition(found, len(found) - k)[len(found) - k] if k > 0 else np.inf
-        rows = rows[found >= threshold]  # every tie at the threshold, so that the sort below decides it
+    if len(rows) > k > 0:
+        found = np.where(eligible, scores, -np.inf)  # cheaper than to gather what is eligible
+        threshold = np.partition(found, len(found) - k)[len(found) - k]
+        if threshold > -np.inf:
+            rows = np.flatnonzero(found >= threshold)  # every tie at the threshold, so that the sort below decides it
     order = np.argsort(-scores[rows], kind="stable")[:k]
     rows = rows[order]
     return rows.astype(np.int64), scores[rows]

@@ -27,7 +27,7 @@ from model.recommender import Floats
 from model.semantic.codes import Digits, pack
 from model.semantic.lattice import Ints, spans
 from model.semantic.network import Decoder, DecoderLayer, Encoder, SemanticShape, drop, newest_first
-from model.semantic.reading import newest_states
+from model.semantic.packed import ContextMaker, HistoryReader
 from training.data.prepared import Prepared
 from training.evaluate import Scorer, evaluate
 from training.recipes.semantic import NetworkPart
@@ -164,18 +164,18 @@ class Twin:
         self.tree = PrefixTree.of(network.digits.numpy().astype(np.uint8), counts)
         with torch.no_grad():
             self.vectors = network.item_vectors().clone()
+        self._reader, self._context = HistoryReader(network.encoder, network.shape), ContextMaker(network.decoder)
 
     @torch.inference_mode()
     def encode(self, histories: Sequence[Rows]) -> tuple[Tensor, Tensor]:
         """States (B, M, W), newest first, and which are real."""
-        return newest_states(self.network.encoder, self.vectors, histories, self.network.shape)
+        return self._reader.newest_states(self.vectors, histories)
 
     @torch.inference_mode()
     def beam(self, states: Tensor, real: Tensor, width: int) -> tuple[Ints, Floats]:
         """Leaves (B, K), -1 where there are fewer, and log-probabilities, best first."""
         network, batch = self.network, len(states)
-        index = torch.arange(batch * states.shape[1]).view(batch, -1)
-        context = network.decoder.context(states.flatten(0, 1), index, real)
+        context = self._context(states, real)
         nodes, scores = np.zeros((batch, 1), dtype=np.int64), np.zeros((batch, 1), dtype=np.float32)
         before = torch.full((batch, 1, 1), -1)
         past: list[tuple[Tensor, Tensor] | None] = [None] * network.shape.decoder_layers

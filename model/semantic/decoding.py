@@ -47,7 +47,10 @@ class Decoding:
 
 
 def masked_pass(network: SemanticNetwork, context: Context) -> tuple[Tensor, Tensor]:
-    """Log-probabilities (B, n, C) of every digit when nothing is shown, and preference vectors (B, W)."""
+    """Log-probabilities (B, n, C) of every digit when nothing is shown, and preference vectors (B, W).
+
+    Serving asks `packed.FirstPass`, of which this is the plain twin.
+    """
     log_probs = network.denoise(network.fully_masked(len(context.newest)), context)[:, 0]
     return log_probs, network.g(context.newest).float()
 

@@ -32,10 +32,10 @@ from model.cold import starting_bias
 from model.recommender import Dials, Floats, Recommender, UserTokens, best
 from model.semantic.codes import digest
 from model.semantic.cold import ColdIds
-from model.semantic.decoding import Decoding, beam, conditional, masked_pass
+from model.semantic.decoding import Decoding, beam, conditional
 from model.semantic.lattice import Lattice, spans
 from model.semantic.network import Context, SemanticNetwork, SemanticShape
-from model.semantic.reading import newest_states
+from model.semantic.packed import ContextMaker, FirstPass, HistoryReader
 from model.text import item_text, unit
 
 DENSE_ITEMS = 200_000
@@ -78,6 +78,8 @@ class SemanticRecommender(Recommender):
             raise ValueError(f"{len(network.digits)} semantic ids for a catalogue of {len(catalogue)} items")
         self.device = torch.device(device)
         self.network = network.to(self.device).eval()
+        self._reader, self._first = HistoryReader(network.encoder, network.shape), FirstPass(network)
+        self._context = ContextMaker(network.decoder)
         self.cold = cold
         self.decoding = decoding
         self._trained = len(catalogue)  # rows from here on were added since
@@ -153,7 +155,7 @@ class SemanticRecommender(Recommender):
         """condition: (memory * W + 1,) the newest states, newest first, zero where there are fewer, and how many."""
         if not histories:
             return []
-        states, real = newest_states(self.network.encoder, self.vectors, histories, self.network.shape)
+        states, real = self._reader.newest_states(self.vectors, histories)
         flat = states.flatten(1).float().cpu().numpy()
         count = real.sum(dim=1, keepdim=True).cpu().numpy().astype(np.float32)
         nothing = np.zeros(0, dtype=np.float32)
@@ -172,7 +174,7 @@ class SemanticRecommender(Recommender):
             return []
         context = self.context(tokens)
         dense = len(self.catalogue) <= DENSE_ITEMS
-        log_probs, preference = masked_pass(self.network, context)
+        log_probs, preference = self._first(context)
         table = self.decoding.digits * log_probs
         exploring = [n for n, dial in enumerate(dials) if dial.explore > 0]
         if exploring:
@@ -227,10 +229,8 @@ class SemanticRecommender(Recommender):
         """The decoder's context of cached user tokens."""
         shape = self.network.shape
         flat = torch.from_numpy(np.stack([token.condition for token in tokens])).to(self.device)
-        states = flat[:, :-1].reshape(-1, shape.width)
-        index = torch.arange(len(states), device=self.device).view(len(flat), shape.memory)
-        real = torch.arange(shape.memory, device=self.device) < flat[:, -1:]
-        return self.network.decoder.context(states, index, real)
+        states = flat[:, :-1].reshape(-1, shape.memory, shape.width)
+        return self._context(states, torch.arange(shape.memory, device=self.device) < flat[:, -1:])
 
     @property
     def _looks_again(self) -> bool:
@@ -239,16 +239,16 @@ class SemanticRecommender(Recommender):
 
     def _scores(self, table: Tensor, preference: Tensor) -> Tensor:
         """(B, N) before any correction."""
-        scores = torch.addmm(self._bias, preference, self.vectors.T)
         table = table.flatten(1)  # (B, n * C)
         if len(table) < 8:
+            scores = torch.addmm(self._bias, preference, self.vectors.T)
             for line, of_line in zip(scores, table, strict=True):
                 for places in self._places_by_digit:
                     line += of_line.index_select(0, places)
             return scores
         # A code's log-probabilities of the whole batch lie side by side, and are fetched at once.
         of_digits = F.embedding_bag(self._places, table.T.contiguous(), mode="sum")  # (N, B)
-        return scores.add_(of_digits.T)
+        return torch.addmm(of_digits.add_(self._bias[:, None]), self.vectors, preference.T).T.contiguous()
 
     def _looked_at_again(
         self, context: Context, log_probs: Tensor, scores: Tensor | None

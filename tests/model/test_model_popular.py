@@ -36,3 +36,16 @@ def test_best_breaks_ties_by_the_lower_row() -> None:
     scores = np.array([1, 3, 3, 3, 0], dtype=np.float32)
     assert best(scores, np.ones(5, dtype=np.bool_), 2)[0].tolist() == [1, 2]
     assert best(scores, np.array([True, False, True, True, True]), 3)[0].tolist() == [2, 3, 0]
+
+
+@pytest.mark.parametrize("k", [0, 1, 7, 29, 30, 31])
+def test_the_best_are_those_of_a_whole_sort_whatever_is_left(k: int) -> None:
+    draw = np.random.default_rng(k)
+    for share in (0.0, 0.1, 0.9, 1.0):
+        scores = draw.integers(-3, 3, 30).astype(np.float32)  # with ties
+        scores[draw.random(30) < 0.2] = -np.inf
+        eligible = draw.random(30) < share
+        rows, found = best(scores, eligible, k)
+        expected = sorted(np.flatnonzero(eligible).tolist(), key=lambda row: (-scores[row], row))[:k]
+        assert rows.tolist() == expected
+        assert found.tolist() == scores[expected].tolist()

@@ -13,6 +13,7 @@ from model.semantic.codes import MASKED, pack
 from model.semantic.decoding import Decoding, beam, conditional, groups, masked_pass
 from model.semantic.lattice import Lattice, spans
 from model.semantic.network import Context, SemanticNetwork, SemanticShape
+from model.semantic.packed import ContextMaker, FirstPass
 
 N, DIGITS, CODES, HISTORIES = 60, 3, 4, 3
 
@@ -91,6 +92,20 @@ def test_the_beam_equals_its_plain_twin(width: int, steps: int) -> None:
         real = nodes[line] >= 0
         np.testing.assert_allclose(scores[line][real], [score for score, _ in expected], atol=1e-4)
         assert {tuple(c) for c in lattice.codes[nodes[line][real]].tolist()} == {key for _, key in expected}
+
+
+@torch.no_grad()
+def test_the_packed_first_pass_equals_its_plain_twin() -> None:
+    network, _, _, _ = case()
+    states, real = torch.randn(HISTORIES, 3, 16), torch.arange(3) < torch.tensor([[3], [2], [1]])
+    states[~real] = 0
+    index = torch.arange(3 * HISTORIES).view(HISTORIES, 3)
+    plain = network.decoder.context(states.flatten(0, 1), index, real)
+    packed = ContextMaker(network.decoder)(states, real)
+    for one, other in zip((*plain.keys, *plain.values), (*packed.keys, *packed.values), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    for one, other in zip(masked_pass(network, plain), FirstPass(network)(packed), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
 def test_every_beam_ends_at_an_id_of_the_catalogue_and_each_id_once() -> None:

@@ -8,7 +8,7 @@ import torch
 from model.semantic.codes import MASKED
 from model.semantic.decoding import Decoding
 from model.semantic.network import SemanticNetwork, SemanticShape, newest_first
-from model.semantic.reading import newest_states
+from model.semantic.packed import HistoryReader
 from tests.contracts.recommender_contract import rows_of
 from tests.model import fitted_semantic as toy
 
@@ -85,13 +85,13 @@ def test_how_old_the_oldest_read_event_is_does_not_move_the_newest() -> None:
     np.testing.assert_allclose(one.condition, other.condition, atol=1e-5)
 
 
-def test_histories_read_in_groups_of_like_length_are_read_as_one_by_one() -> None:
+def test_histories_read_in_one_sheet_are_read_as_one_by_one() -> None:
     net = network()
     vectors = torch.randn(30, 16)
     draw = np.random.default_rng(0)
     histories = [draw.integers(30, size=length).astype(np.int64) for length in (3, 0, 14, 1, 9, 9, 2, 30, 5, 0)]
     with torch.no_grad():
-        states, real = newest_states(net.encoder, vectors, histories, SHAPE, together=3)
+        states, real = HistoryReader(net.encoder, SHAPE).newest_states(vectors, histories)
         for n, history in enumerate(histories):
             tail = torch.from_numpy(history[-SHAPE.max_history :])
             read = net.encoder(vectors[tail][None])[0].flip(0)[: SHAPE.memory]
