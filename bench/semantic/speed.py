@@ -1,7 +1,7 @@
 """What a list costs: DiffGRM by exact scoring, by conditional passes and by beams, beside the autoregressive twin.
 
     python -m bench.semantic.speed quality --set beauty --seed 0     # NDCG@10 of every way, on validation and test
-    python -m bench.semantic.speed time --set beauty --seed 0        # milliseconds, bursts of all ways in turn, in one run
+    python -m bench.semantic.speed time --set beauty --seed 0        # milliseconds, a burst of each way in turn
     python -m bench.semantic.speed time --set beauty --untrained     # the same work with weights as they were drawn
 
 The first two read the models that bench/quality trained (and train them where they are missing). What is found goes to
@@ -48,7 +48,7 @@ TWIN_BEAMS = (10, 20, 50, 100)
 VALIDATION_USERS = 3000
 K = 10
 BURST = {1: 10, 32: 3}
-"""Requests one after the other of each way, by batch: a server decodes in one way, and finds its weights in the cache."""
+"""Requests of one way after another, by batch: a server decodes in one way, so its weights lie in the cache."""
 
 
 def ways_of(recommender: SemanticRecommender) -> dict[str, SemanticRecommender]:
