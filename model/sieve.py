@@ -1,10 +1,10 @@
 """Which items can be among the best: every inner product in 8 bits, with a proven bound on its error.
 
 Reading 100,000 item vectors of float32 costs several milliseconds, whatever is computed with them. A sieve keeps them
-once more in one byte a dimension (each item with a scale of its own) and multiplies those. What rounding did to an
-item is known, so by Cauchy and Schwarz no product is off by more than
+once more in one byte a dimension (each item with a scale of its own) and multiplies those with a query of as many
+bytes. What rounding did to either is known, so by Cauchy and Schwarz no product is off by more than
 
-    |approximate - exact|  <=  |query| * |item - rounded item|  +  what rounding the query leaves (two bytes: little)
+    |approximate - exact|  <=  |query| * |item - rounded item|  +  |query - rounded query| * |rounded item|
 
 An item whose approximate score plus this slack stays below the k-th best score minus *its* slack cannot be among the
 k best. What is left, a few more than k, is scored exactly (`continuous/retrieval.py`). Knows no index and no taste.
@@ -20,6 +20,8 @@ overflow (x86 without VNNI adds pairs in 16 bits).
 from __future__ import annotations
 
 import functools
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
@@ -32,7 +34,9 @@ from model.growing import Growing
 from model.recommender import Floats
 
 _TOP = 127  # the greatest code
-_DIGIT = 2 * _TOP  # a query's second byte counts 1/254 of its first: half a step of the first is 127 of the second
+_TWO_CORES = 50_000
+"""Items from which half of the product is another thread's, where torch has one thread and the process two cores."""
+
 _FLOAT = 1e-4
 """Slack for what float32 does to a logit of a few dozen, and to its exponential and logarithm."""
 
@@ -74,8 +78,8 @@ class ByteSieve:
     """See the module."""
 
     def __init__(self, matrix: Floats) -> None:
-        codes, scale, lost = rounded(matrix[:, :-1])
-        self._codes, self._scale, self._lost = Growing(codes), Growing(scale), Growing(lost)
+        parts = rounded(matrix[:, :-1])
+        self._codes, self._scale, self._lost, self._kept = (Growing(part) for part in parts)
         self._bias = Growing(np.ascontiguousarray(matrix[:, -1]))
         self._longest = _longest(matrix)
 
@@ -88,28 +92,48 @@ class ByteSieve:
         grown._codes = self._codes.extended(new[0], rows, moved[0])
         grown._scale = self._scale.extended(new[1], rows, moved[1])
         grown._lost = self._lost.extended(new[2], rows, moved[2])
+        grown._kept = self._kept.extended(new[3], rows, moved[3])
         grown._bias = self._bias.extended(added[:, -1], rows, replaced[:, -1])
         grown._longest = max(self._longest, _longest(added), _longest(replaced))
         return grown
 
     def logits(self, queries: Tensor) -> Tensor:
-        top = queries.abs().amax(dim=1, keepdim=True).clamp_min(1e-30)
-        scaled = queries * (_TOP / top)
-        first = scaled.round()
-        second = ((scaled - first) * _DIGIT).round()
-        digits = torch.cat([first, second]).to(torch.int8)  # (2R, W)
-        products = torch._int_mm(digits, torch.from_numpy(self._codes.view).T).float()  # (2R, N), exact until here
-        whole = torch.add(products[len(queries) :], products[: len(queries)], alpha=_DIGIT)
-        whole.mul_(top / (_TOP * _DIGIT))
-        return torch.addcmul(torch.from_numpy(self._bias.view), whole, torch.from_numpy(self._scale.view))
+        codes, scale = _rounded_queries(queries)
+        products = _multiplied(codes, torch.from_numpy(self._codes.view)).float()  # (R, N), exact until here
+        bias, of_items = torch.from_numpy(self._bias.view), torch.from_numpy(self._scale.view)
+        return torch.addcmul(bias, products.mul_(scale), of_items)
 
     def slack(self, queries: Floats) -> Floats:
-        width = queries.shape[1]
+        given = torch.from_numpy(queries)
+        codes, scale = _rounded_queries(given)
         length = np.float32(np.linalg.norm(queries, axis=1).max())
-        # Each dimension of a query is off by at most half a step of its second byte; the last term is float32's.
-        rest = length * self._longest * (np.sqrt(width) / (2 * _TOP * _DIGIT) + width * 2.0**-23)
-        slack: Floats = length * self._lost.view + np.float32(rest + _FLOAT)
+        off = np.float32((given - codes * scale).norm(dim=1).max())
+        rest = length * self._longest * queries.shape[1] * 2.0**-23  # float32's own
+        slack: Floats = length * self._lost.view
+        slack += off * self._kept.view
+        slack += np.float32(rest + _FLOAT)
         return slack
+
+
+def _multiplied(queries: Tensor, items: Tensor) -> Tensor:
+    """(R, W) and (N, W) int8 -> (R, N) int32. What a large catalogue costs is reading it, which two cores do faster."""
+    if len(items) < _TWO_CORES or torch.get_num_threads() > 1 or len(os.sched_getaffinity(0)) < 2:
+        return torch._int_mm(queries, items.T)
+    half = len(items) // 2
+    behind = _other_core().submit(torch._int_mm, queries, items[half:].T)
+    before = torch._int_mm(queries, items[:half].T)
+    return torch.cat([before, behind.result()], dim=1)
+
+
+@functools.cache
+def _other_core() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, "sieve", initializer=torch.set_num_threads, initargs=(1,))
+
+
+def _rounded_queries(queries: Tensor) -> tuple[Tensor, Tensor]:
+    """(R, W) -> codes (R, W) int8, scale (R, 1)."""
+    scale = queries.abs().amax(dim=1, keepdim=True).clamp_min(1e-30) / _TOP
+    return (queries / scale).round().to(torch.int8), scale
 
 
 class PlainSieve:
@@ -137,13 +161,14 @@ class PlainSieve:
         return np.full(len(self._matrix), rest + _FLOAT, dtype=np.float32)
 
 
-def rounded(vectors: Floats) -> tuple[NDArray[np.int8], Floats, Floats]:
-    """(N, W) -> codes (N, W) int8, scale (N,), and the length of what rounding lost (N,)."""
+def rounded(vectors: Floats) -> tuple[NDArray[np.int8], Floats, Floats, Floats]:
+    """(N, W) -> codes (N, W) int8, scale (N,), the length of what rounding lost (N,) and of what it kept (N,)."""
     scale = np.abs(vectors).max(axis=1, initial=0) / np.float32(_TOP)
     scale = np.where(scale > 0, scale, np.float32(1)).astype(np.float32)
     codes = np.rint(vectors / scale[:, None]).astype(np.int8)
-    lost = np.linalg.norm(vectors - codes * scale[:, None], axis=1).astype(np.float32)
-    return codes, scale, lost
+    kept = codes * scale[:, None]
+    lost = np.linalg.norm(vectors - kept, axis=1).astype(np.float32)
+    return codes, scale, lost, np.linalg.norm(kept, axis=1).astype(np.float32)
 
 
 def possible(scores: Floats, slack: Floats, eligible: Mask, k: int, *, least: float) -> Mask:

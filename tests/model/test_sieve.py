@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import numpy as np
@@ -111,6 +112,28 @@ def test_a_batch_gives_each_query_what_it_gets_alone() -> None:
     together = sieve.logits(queries)
     for n in range(7):
         assert torch.equal(together[n], sieve.logits(queries[n : n + 1])[0])
+
+
+def test_two_cores_multiply_as_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("one core")
+    draw = np.random.default_rng(3)
+    sieve = ByteSieve(draw.standard_normal((501, 33)).astype(np.float32))
+    queries = torch.from_numpy(draw.standard_normal((3, 32)).astype(np.float32))
+    alone = sieve.logits(queries)
+    monkeypatch.setattr(module, "_TWO_CORES", 501)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    shared: list[int] = []
+    other = module._other_core().submit
+
+    class Watched:
+        def submit(self, work: Callable[..., torch.Tensor], queries: torch.Tensor, items: torch.Tensor) -> object:
+            shared.append(items.shape[1])
+            return other(work, queries, items)
+
+    monkeypatch.setattr(module, "_other_core", Watched)
+    assert torch.equal(sieve.logits(queries), alone)
+    assert shared == [251]
 
 
 def test_a_processor_that_cannot_multiply_bytes_gets_the_plain_product(monkeypatch: pytest.MonkeyPatch) -> None:
