@@ -78,8 +78,8 @@ class ByteSieve:
     """See the module."""
 
     def __init__(self, matrix: Floats) -> None:
-        parts = rounded(matrix[:, :-1])
-        self._codes, self._scale, self._lost, self._kept = (Growing(part) for part in parts)
+        codes, scale, lost, kept = rounded(matrix[:, :-1])
+        self._codes, self._scale, self._lost, self._kept = Growing(codes), Growing(scale), Growing(lost), Growing(kept)
         self._bias = Growing(np.ascontiguousarray(matrix[:, -1]))
         self._longest = _longest(matrix)
 
@@ -106,12 +106,10 @@ class ByteSieve:
     def slack(self, queries: Floats) -> Floats:
         given = torch.from_numpy(queries)
         codes, scale = _rounded_queries(given)
-        length = np.float32(np.linalg.norm(queries, axis=1).max())
-        off = np.float32((given - codes * scale).norm(dim=1).max())
+        length = float(np.linalg.norm(queries, axis=1).max())
+        off = float((given - codes * scale).norm(dim=1).max())
         rest = length * self._longest * queries.shape[1] * 2.0**-23  # float32's own
-        slack: Floats = length * self._lost.view
-        slack += off * self._kept.view
-        slack += np.float32(rest + _FLOAT)
+        slack: Floats = length * self._lost.view + off * self._kept.view + (rest + _FLOAT)
         return slack
 
 
