@@ -71,7 +71,8 @@ class Stack:
             if name and (ROOT / name).is_file():
                 (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, self.folder / name)
-        settings = {"PORT": self.port, "GRAFANA_PORT": self.grafana_port}
+        # A second thread of training slows it down where another process wants that core.
+        settings = {"PORT": self.port, "GRAFANA_PORT": self.grafana_port, "OMP_NUM_THREADS": 1}
         if not has_image("prom/prometheus:v3.5.0"):
             settings["PROMETHEUS_IMAGE"] = "prom/prometheus:latest"
         (self.folder / ".env").write_text("".join(f"{name}={value}\n" for name, value in settings.items()), "utf-8")

@@ -71,6 +71,13 @@ def test_the_compose_file_sets_only_settings_that_exist() -> None:
         assert asked <= known, name
 
 
+def test_the_trainer_has_the_threads_that_it_is_given_or_every_core() -> None:
+    """Passed on as it is: with `${NAME:-}` it would be empty where nobody sets it, and libgomp complains of that."""
+    trainer = compose()["services"]["trainer"]["environment"]
+    assert "OMP_NUM_THREADS" in trainer
+    assert trainer["OMP_NUM_THREADS"] is None
+
+
 def test_secrets_are_given_or_invented_and_never_change_by_themselves(tmp_path: Path) -> None:
     """The script that fills the volumes, with its folders here."""
     text = (DEPLOY / "compose" / "make_secrets.py").read_text(encoding="utf-8")
