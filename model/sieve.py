@@ -6,12 +6,13 @@ bytes. What rounding did to either is known, so by Cauchy and Schwarz no product
 
     |approximate - exact|  <=  |query| * |item - rounded item|  +  |query - rounded query| * |rounded item|
 
-An item whose approximate score plus this slack stays below the k-th best score minus *its* slack cannot be among the
-k best. What is left, a few more than k, is scored exactly (`continuous/retrieval.py`). Knows no index and no taste.
+The k items of the best approximate scores are each at least that score minus its slack; an item whose approximate
+score plus its slack stays below the least of those cannot be among the k best. What is left, a few more than k, is
+scored exactly (`continuous/retrieval.py`). Knows no index and no taste.
 
-    sieve = make_sieve(matrix)            # (N, W + 1) vectors and, last, a bias
-    logits = sieve.logits(queries)        # (R, W) -> (R, N)
-    slack = sieve.slack(queries)          # (N,): the greatest error of any of the queries
+    sieve = make_sieve(matrix)                       # (N, W + 1) vectors and, last, a bias
+    logits = sieve.logits(queries)                   # (R, W) -> (R, N)
+    slack = sieve.slack(queries)                     # the greatest error of any of the queries, item by item
 
 `PlainSieve` is the plain twin: the exact product. It serves on a GPU, and where the processor's 8-bit products
 overflow (x86 without VNNI adds pairs in 16 bits).
@@ -20,8 +21,9 @@ overflow (x86 without VNNI adds pairs in 16 bits).
 from __future__ import annotations
 
 import functools
-import os
-from concurrent.futures import ThreadPoolExecutor
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -34,11 +36,21 @@ from model.growing import Growing
 from model.recommender import Floats
 
 _TOP = 127  # the greatest code
-_TWO_CORES = 50_000
-"""Items from which half of the product is another thread's, where torch has one thread and the process two cores."""
-
+_BLOCK = 256  # scores of which the maximum is taken at a time
 _FLOAT = 1e-4
 """Slack for what float32 does to a logit of a few dozen, and to its exponential and logarithm."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slack:
+    """How far scores may be off. of: rows (n,) -> (n,); most: that of any item."""
+
+    of: Callable[[Rows], Floats]
+    most: float
+
+    def plus(self, other: Slack, weight: float) -> Slack:
+        """Of the first score + weight * the second."""
+        return Slack(lambda rows: self.of(rows) + np.float32(weight) * other.of(rows), self.most + weight * other.most)
 
 
 class Sieve(Protocol):
@@ -50,8 +62,8 @@ class Sieve(Protocol):
     def logits(self, queries: Tensor) -> Tensor:
         """queries (R, W) -> (R, N): <query, vector> + bias, each within `slack`."""
 
-    def slack(self, queries: Floats) -> Floats:
-        """queries (M, W) -> (N,): how far the logit of an item may be off, at most, for any of them."""
+    def slack(self, queries: Floats) -> Slack:
+        """queries (M, W): how far the logit of an item may be off, at most, for any of them."""
 
     def extended(self, added: Floats, rows: Rows, replaced: Floats) -> Sieve:
         """With `added` (n, W + 1) behind the others and `rows` (m,) replaced. This one stays as it is."""
@@ -81,7 +93,7 @@ class ByteSieve:
         codes, scale, lost, kept = rounded(matrix[:, :-1])
         self._codes, self._scale, self._lost, self._kept = Growing(codes), Growing(scale), Growing(lost), Growing(kept)
         self._bias = Growing(np.ascontiguousarray(matrix[:, -1]))
-        self._longest = _longest(matrix)
+        self._most = _Most(_longest(matrix), float(lost.max(initial=0)), float(kept.max(initial=0)))
 
     def __len__(self) -> int:
         return len(self._codes)
@@ -94,44 +106,37 @@ class ByteSieve:
         grown._lost = self._lost.extended(new[2], rows, moved[2])
         grown._kept = self._kept.extended(new[3], rows, moved[3])
         grown._bias = self._bias.extended(added[:, -1], rows, replaced[:, -1])
-        grown._longest = max(self._longest, _longest(added), _longest(replaced))
+        longest = max(self._most.longest, _longest(added), _longest(replaced))
+        lost, kept = (max(part.max(initial=0) for part in (new[n], moved[n])) for n in (2, 3))
+        grown._most = _Most(longest, max(self._most.lost, float(lost)), max(self._most.kept, float(kept)))
         return grown
 
     def logits(self, queries: Tensor) -> Tensor:
-        codes, scale = _rounded_queries(queries)
-        products = _multiplied(codes, torch.from_numpy(self._codes.view)).float()  # (R, N), exact until here
+        scale = queries.abs().amax(dim=1, keepdim=True).clamp_min(1e-30) / _TOP
+        codes = (queries / scale).round().to(torch.int8)
+        products = torch._int_mm(codes, torch.from_numpy(self._codes.view).T).float()  # (R, N), exact until here
         bias, of_items = torch.from_numpy(self._bias.view), torch.from_numpy(self._scale.view)
         return torch.addcmul(bias, products.mul_(scale), of_items)
 
-    def slack(self, queries: Floats) -> Floats:
-        given = torch.from_numpy(queries)
-        codes, scale = _rounded_queries(given)
+    def slack(self, queries: Floats) -> Slack:
+        width = queries.shape[1]
         length = float(np.linalg.norm(queries, axis=1).max())
-        off = float((given - codes * scale).norm(dim=1).max())
-        rest = length * self._longest * queries.shape[1] * 2.0**-23  # float32's own
-        slack: Floats = length * self._lost.view + off * self._kept.view + (rest + _FLOAT)
-        return slack
+        off = float(np.abs(queries).max()) * math.sqrt(width) / (2 * _TOP)  # half a step in each dimension
+        rest = length * self._most.longest * width * 2.0**-23 + _FLOAT  # float32's own
+        lost, kept = self._lost.view, self._kept.view
+        return Slack(
+            lambda rows: length * lost[rows] + off * kept[rows] + rest,
+            length * self._most.lost + off * self._most.kept + rest,
+        )
 
 
-def _multiplied(queries: Tensor, items: Tensor) -> Tensor:
-    """(R, W) and (N, W) int8 -> (R, N) int32. What a large catalogue costs is reading it, which two cores do faster."""
-    if len(items) < _TWO_CORES or torch.get_num_threads() > 1 or len(os.sched_getaffinity(0)) < 2:
-        return torch._int_mm(queries, items.T)
-    half = len(items) // 2
-    behind = _other_core().submit(torch._int_mm, queries, items[half:].T)
-    before = torch._int_mm(queries, items[:half].T)
-    return torch.cat([before, behind.result()], dim=1)
+@dataclass(frozen=True, slots=True)
+class _Most:
+    """The greatest length of a vector with its bias, of what rounding lost of one, and of what it kept."""
 
-
-@functools.cache
-def _other_core() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, "sieve", initializer=torch.set_num_threads, initargs=(1,))
-
-
-def _rounded_queries(queries: Tensor) -> tuple[Tensor, Tensor]:
-    """(R, W) -> codes (R, W) int8, scale (R, 1)."""
-    scale = queries.abs().amax(dim=1, keepdim=True).clamp_min(1e-30) / _TOP
-    return (queries / scale).round().to(torch.int8), scale
+    longest: float
+    lost: float
+    kept: float
 
 
 class PlainSieve:
@@ -153,10 +158,10 @@ class PlainSieve:
     def logits(self, queries: Tensor) -> Tensor:
         return torch.addmm(self._on_device[:, -1], queries, self._on_device[:, :-1].T)
 
-    def slack(self, queries: Floats) -> Floats:
-        length = np.float32(np.linalg.norm(queries, axis=1).max())
-        rest = length * _longest(self._matrix.view) * queries.shape[1] * 2.0**-23
-        return np.full(len(self._matrix), rest + _FLOAT, dtype=np.float32)
+    def slack(self, queries: Floats) -> Slack:
+        length = float(np.linalg.norm(queries, axis=1).max())
+        rest = length * _longest(self._matrix.view) * queries.shape[1] * 2.0**-23 + _FLOAT
+        return Slack(lambda rows: np.full(len(rows), rest, dtype=np.float32), rest)
 
 
 def rounded(vectors: Floats) -> tuple[NDArray[np.int8], Floats, Floats, Floats]:
@@ -169,18 +174,35 @@ def rounded(vectors: Floats) -> tuple[NDArray[np.int8], Floats, Floats, Floats]:
     return codes, scale, lost, np.linalg.norm(kept, axis=1).astype(np.float32)
 
 
-def possible(scores: Floats, slack: Floats, eligible: Mask, k: int, *, least: float) -> Mask:
-    """Which eligible (N,) items may be among the k best when each score (N,) is right to within its slack (N,).
+def possible(scores: Floats, slack: Slack, eligible: Mask, k: int, *, least: float) -> Rows:
+    """Which eligible (N,) items may be among the k best when each score (N,) is right to within its slack: their rows.
 
     least: a score below it is known to be below it, and no more.
     """
     k = min(k, int(np.count_nonzero(eligible)))
     if k == 0:
-        return np.zeros_like(eligible)
-    surely = np.where(eligible & (scores >= least), scores - slack, np.float32(-np.inf))
-    threshold = np.partition(surely, len(surely) - k)[len(surely) - k]
-    candidates: Mask = eligible & (np.maximum(scores, np.float32(least)) + slack >= threshold)
-    return candidates
+        return np.zeros(0, dtype=np.int64)
+    found = scores.copy()
+    found[np.flatnonzero(~eligible)] = -np.inf
+    best = _greatest(found, k)
+    # At least k exact scores are no less than the least of these.
+    threshold = float((found[best] - slack.of(best)).min()) if found[best].min() >= least else -np.inf
+    if least + slack.most >= threshold:  # then what lies below `least` may belong to them as well
+        rows = np.flatnonzero(eligible)
+    else:
+        rows = np.flatnonzero(found >= np.float32(threshold - slack.most - _FLOAT))
+    return rows[np.maximum(scores[rows], np.float32(least)) + slack.of(rows) >= threshold]
+
+
+def _greatest(scores: Floats, k: int) -> Rows:
+    """The rows of the k greatest, in any order: they are found among what reaches the k-th greatest maximum of a block,
+    which is cheaper than to partition all."""
+    blocks = len(scores) // _BLOCK
+    if blocks < k:
+        return np.argpartition(scores, len(scores) - k)[len(scores) - k :]
+    tops = torch.from_numpy(scores[: blocks * _BLOCK]).view(blocks, _BLOCK).amax(dim=1).numpy()
+    rows = np.flatnonzero(scores >= np.partition(tops, blocks - k)[blocks - k])
+    return rows[np.argpartition(scores[rows], len(rows) - k)[len(rows) - k :]]
 
 
 def _longest(matrix: Floats) -> float:

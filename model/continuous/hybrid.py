@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from model.catalogue import Item, Mask, Rows
 from model.continuous.recommender import ContinuousRecommender
@@ -90,7 +91,7 @@ class Hybrid(Recommender):
         repeated = np.repeat(alpha * words.vectors, len(mine.vectors), axis=0)
         rough = None
         if mine.rough is not None and words.rough is not None:
-            rough = mine.rough + alpha * words.rough
+            rough = torch.add(torch.from_numpy(mine.rough), torch.from_numpy(words.rough), alpha=self.alpha).numpy()
         return ContinuousTaste(
             vectors=np.concatenate([mine.vectors, repeated], axis=1),
             log_weights=mine.log_weights + alpha * words.log_weights,
@@ -117,7 +118,7 @@ class Hybrid(Recommender):
         alpha, rough = np.float32(self.alpha), taste.rough
         if rough is None:
             rough = self.behaviour.rough(mine) + alpha * self.text.rough(words)
-        slack = self.behaviour.slack(mine) + alpha * self.text.slack(words)
+        slack = self.behaviour.slack(mine).plus(self.text.slack(words), self.alpha)
         return retrieve_mixture(self.index, taste, rough, slack, eligible, k)
 
     def score(self, taste: ContinuousTaste) -> Floats:

@@ -41,7 +41,7 @@ from model.continuous.retrieval import ContinuousTaste, blend, mix, retrieve_mix
 from model.continuous.sampler import Sampler
 from model.index import ItemIndex
 from model.recommender import Dials, Floats, Recommender, UserTokens, Walk, best
-from model.sieve import Sieve, make_sieve
+from model.sieve import Sieve, Slack, make_sieve
 from model.text import item_text, unit
 
 
@@ -290,8 +290,8 @@ class ContinuousRecommender(Recommender):
         logits = self.sieve.logits(torch.from_numpy(taste.vectors[:, :-1]).to(self.device))
         return mix(logits.cpu().numpy(), taste.log_weights)
 
-    def slack(self, taste: ContinuousTaste) -> Floats:
-        """(N,) how far `rough` may be from `score`, at most."""
+    def slack(self, taste: ContinuousTaste) -> Slack:
+        """How far `rough` may be from `score`, at most."""
         return self.sieve.slack(taste.vectors[:, :-1])
 
     def _fresh_noise(self, seed: int) -> Tensor:

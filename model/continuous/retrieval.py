@@ -20,7 +20,7 @@ from torch import Tensor
 from model.catalogue import Mask, Rows
 from model.index import ItemIndex
 from model.recommender import Floats, best
-from model.sieve import Sieve, possible
+from model.sieve import Sieve, Slack, possible
 
 DENSE_ITEMS = 200_000
 """Largest catalogue whose rough scores a taste carries: 800 kB a request. Beyond it they are computed again."""
@@ -53,33 +53,34 @@ def rough_scores(sieve: Sieve, vectors: Tensor, weights: Tensor) -> tuple[Tensor
     partitions = []
     together = max(1, _CHUNK // (members * len(sieve)))  # users a turn
     for some in vectors.split(together):
-        logits = sieve.logits(some.reshape(-1, width)).view(len(some), members, -1)
-        partition = logits.logsumexp(dim=2)
-        partitions.append(partition)
+        logits = sieve.logits(some.reshape(-1, width))
+        partition = logits.logsumexp(dim=1, keepdim=True)
+        partitions.append(partition.view(len(some), members))
         if len(sieve) > DENSE_ITEMS:
             continue
-        if members == 1:
-            rough.append(logits[:, 0] - partition)
-        else:
-            rough.append(torch.matmul(weights, (logits - partition[..., None]).exp()).log())
+        logits.sub_(partition)
+        if members > 1:
+            logits = torch.matmul(weights, logits.view(len(some), members, -1).exp_()).log_()
+        rough.append(logits)
     return torch.cat(rough) if rough else None, torch.cat(partitions)
 
 
 def retrieve_mixture(
-    index: ItemIndex, taste: ContinuousTaste, rough: Floats, slack: Floats, eligible: Mask, k: int
+    index: ItemIndex, taste: ContinuousTaste, rough: Floats, slack: Slack, eligible: Mask, k: int
 ) -> tuple[Rows, Floats]:
     """The min(k, eligible) best rows among eligible (N,) and their scores, best first. Exact.
 
-    rough: (N,) score of each item, right to within slack (N,).
+    rough: (N,) score of each item, right to within slack.
     """
     candidates = possible(rough, slack, eligible, k, least=_LEAST)
     if len(taste.vectors) == 1:
-        rows, scores = index.search(taste.vectors, candidates, k)
+        mask = np.zeros_like(eligible)
+        mask[candidates] = True
+        rows, scores = index.search(taste.vectors, mask, k)
         return rows[0], scores[0] + taste.log_weights[0]
-    found = np.flatnonzero(candidates)
-    mixed = mix(taste.vectors @ index.matrix[found].T, taste.log_weights)
-    places, scores = best(mixed, np.ones(len(found), dtype=np.bool_), k)
-    return found[places], scores
+    mixed = mix(taste.vectors @ index.matrix[candidates].T, taste.log_weights)
+    places, scores = best(mixed, np.ones(len(candidates), dtype=np.bool_), k)
+    return candidates[places], scores
 
 
 def mix(scores: Floats, log_weights: Floats) -> Floats:
