@@ -25,6 +25,8 @@ from model.explain import Explanation, leave_one_out
 
 Floats = NDArray[np.float32]
 
+_GROUP = 256
+
 
 @dataclass(frozen=True, slots=True)
 class UserTokens:
@@ -165,15 +167,27 @@ class Recommender(ABC):
 
 def best(scores: Floats, eligible: Mask, k: int) -> tuple[Rows, Floats]:
     """The min(k, eligible) best rows of scores (N,), best first; equal scores go to the lower row."""
-    rows = np.flatnonzero(eligible)
-    if len(rows) > k > 0:
-        found = np.where(eligible, scores, -np.inf)  # cheaper than to gather what is eligible
-        threshold = np.partition(found, len(found) - k)[len(found) - k]
-        if threshold > -np.inf:
-            rows = np.flatnonzero(found >= threshold)  # every tie at the threshold, so that the sort below decides it
-    order = np.argsort(-scores[rows], kind="stable")[:k]
-    rows = rows[order]
+    found = scores.copy()
+    found[np.flatnonzero(~eligible)] = -np.inf
+    least = _reached(found, k)
+    # Every tie with the last one in, so that the sort below decides it.
+    rows = np.flatnonzero(found >= least if least > -np.inf else eligible)
+    rows = rows[np.argsort(-scores[rows], kind="stable")[:k]]
     return rows.astype(np.int64), scores[rows]
+
+
+def _reached(scores: Floats, k: int) -> float:
+    """What at least k of scores (N,) reach, and few others; -inf where there are fewer than k.
+
+    The k-th greatest of as many maxima as there are groups of `_GROUP` scores, which costs a sixth of partitioning all;
+    where those are fewer than k, the k-th greatest score itself.
+    """
+    if k <= 0:
+        return np.inf
+    groups = len(scores) // _GROUP
+    if groups >= k:
+        scores = scores[: groups * _GROUP].reshape(_GROUP, groups).max(axis=0)
+    return float(np.partition(scores, len(scores) - k)[len(scores) - k]) if len(scores) >= k else -np.inf
 
 
 def hashed_items(items: Sequence[Item], width: int = 256) -> Floats:

@@ -33,10 +33,9 @@ from torch import Tensor
 
 from model.catalogue import Mask, Rows
 from model.growing import Growing
-from model.recommender import Floats
+from model.recommender import Floats, best
 
 _TOP = 127  # the greatest code
-_BLOCK = 256  # scores of which the maximum is taken at a time
 _FLOAT = 1e-4
 """Slack for what float32 does to a logit of a few dozen, and to its exponential and logarithm."""
 
@@ -93,7 +92,7 @@ class ByteSieve:
         codes, scale, lost, kept = rounded(matrix[:, :-1])
         self._codes, self._scale, self._lost, self._kept = Growing(codes), Growing(scale), Growing(lost), Growing(kept)
         self._bias = Growing(np.ascontiguousarray(matrix[:, -1]))
-        self._most = _Most(_longest(matrix), float(lost.max(initial=0)), float(kept.max(initial=0)))
+        self._longest = _longest(matrix)
 
     def __len__(self) -> int:
         return len(self._codes)
@@ -106,9 +105,7 @@ class ByteSieve:
         grown._lost = self._lost.extended(new[2], rows, moved[2])
         grown._kept = self._kept.extended(new[3], rows, moved[3])
         grown._bias = self._bias.extended(added[:, -1], rows, replaced[:, -1])
-        longest = max(self._most.longest, _longest(added), _longest(replaced))
-        lost, kept = (max(part.max(initial=0) for part in (new[n], moved[n])) for n in (2, 3))
-        grown._most = _Most(longest, max(self._most.lost, float(lost)), max(self._most.kept, float(kept)))
+        grown._longest = max(self._longest, _longest(added), _longest(replaced))
         return grown
 
     def logits(self, queries: Tensor) -> Tensor:
@@ -122,21 +119,10 @@ class ByteSieve:
         width = queries.shape[1]
         length = float(np.linalg.norm(queries, axis=1).max())
         off = float(np.abs(queries).max()) * math.sqrt(width) / (2 * _TOP)  # half a step in each dimension
-        rest = length * self._most.longest * width * 2.0**-23 + _FLOAT  # float32's own
+        rest = length * self._longest * width * 2.0**-23 + _FLOAT  # float32's own
         lost, kept = self._lost.view, self._kept.view
-        return Slack(
-            lambda rows: length * lost[rows] + off * kept[rows] + rest,
-            length * self._most.lost + off * self._most.kept + rest,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Most:
-    """The greatest length of a vector with its bias, of what rounding lost of one, and of what it kept."""
-
-    longest: float
-    lost: float
-    kept: float
+        most = length * float(lost.max(initial=0)) + off * float(kept.max(initial=0)) + rest
+        return Slack(lambda rows: length * lost[rows] + off * kept[rows] + rest, most)
 
 
 class PlainSieve:
@@ -182,27 +168,15 @@ def possible(scores: Floats, slack: Slack, eligible: Mask, k: int, *, least: flo
     k = min(k, int(np.count_nonzero(eligible)))
     if k == 0:
         return np.zeros(0, dtype=np.int64)
-    found = scores.copy()
-    found[np.flatnonzero(~eligible)] = -np.inf
-    best = _greatest(found, k)
+    rows, top = best(scores, eligible, k)
     # At least k exact scores are no less than the least of these.
-    threshold = float((found[best] - slack.of(best)).min()) if found[best].min() >= least else -np.inf
+    threshold = float((top - slack.of(rows)).min()) if top[-1] >= least else -np.inf
     if least + slack.most >= threshold:  # then what lies below `least` may belong to them as well
         rows = np.flatnonzero(eligible)
     else:
-        rows = np.flatnonzero(found >= np.float32(threshold - slack.most - _FLOAT))
+        rows = np.flatnonzero(scores >= np.float32(threshold - slack.most - _FLOAT))
+        rows = rows[eligible[rows]]
     return rows[np.maximum(scores[rows], np.float32(least)) + slack.of(rows) >= threshold]
-
-
-def _greatest(scores: Floats, k: int) -> Rows:
-    """The rows of the k greatest, in any order: they are found among what reaches the k-th greatest maximum of a block,
-    which is cheaper than to partition all."""
-    blocks = len(scores) // _BLOCK
-    if blocks < k:
-        return np.argpartition(scores, len(scores) - k)[len(scores) - k :]
-    tops = torch.from_numpy(scores[: blocks * _BLOCK]).view(blocks, _BLOCK).amax(dim=1).numpy()
-    rows = np.flatnonzero(scores >= np.partition(tops, blocks - k)[blocks - k])
-    return rows[np.argpartition(scores[rows], len(rows) - k)[len(rows) - k :]]
 
 
 def _longest(matrix: Floats) -> float:

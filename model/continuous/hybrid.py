@@ -91,12 +91,16 @@ class Hybrid(Recommender):
         repeated = np.repeat(alpha * words.vectors, len(mine.vectors), axis=0)
         rough = None
         if mine.rough is not None and words.rough is not None:
-            rough = torch.add(torch.from_numpy(mine.rough), torch.from_numpy(words.rough), alpha=self.alpha).numpy()
+            rough = self._added(mine.rough, words.rough)
         return ContinuousTaste(
             vectors=np.concatenate([mine.vectors, repeated], axis=1),
             log_weights=mine.log_weights + alpha * words.log_weights,
             rough=rough,
         )
+
+    def _added(self, mine: Floats, words: Floats) -> Floats:
+        """mine + alpha * words (N,), in one pass."""
+        return torch.add(torch.from_numpy(mine), torch.from_numpy(words), alpha=self.alpha).numpy()
 
     def _split(self, taste: ContinuousTaste) -> tuple[ContinuousTaste, ContinuousTaste]:
         """The vectors of each half again. All constants stay with the first."""
@@ -115,9 +119,9 @@ class Hybrid(Recommender):
 
     def retrieve(self, taste: ContinuousTaste, eligible: Mask, k: int) -> tuple[Rows, Floats]:
         mine, words = self._split(taste)
-        alpha, rough = np.float32(self.alpha), taste.rough
+        rough = taste.rough
         if rough is None:
-            rough = self.behaviour.rough(mine) + alpha * self.text.rough(words)
+            rough = self._added(self.behaviour.rough(mine), self.text.rough(words))
         slack = self.behaviour.slack(mine).plus(self.text.slack(words), self.alpha)
         return retrieve_mixture(self.index, taste, rough, slack, eligible, k)
 

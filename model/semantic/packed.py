@@ -41,6 +41,11 @@ def _columns(linear: nn.Linear) -> Tensor:
     return linear.weight.detach().T.contiguous()
 
 
+def _layers(decoder: Decoder) -> list[DecoderLayer]:
+    """As what they are: to a type checker a ModuleList holds modules."""
+    return [layer for layer in decoder.layers if isinstance(layer, DecoderLayer)]
+
+
 class _Norm:
     def __init__(self, norm: nn.LayerNorm) -> None:
         self._shape = norm.normalized_shape
@@ -134,9 +139,8 @@ class ContextMaker:
     """`Decoder.context`: the keys and values of all layers in one product."""
 
     def __init__(self, decoder: Decoder) -> None:
-        layers = [layer for layer in decoder.layers if isinstance(layer, DecoderLayer)]
         self._heads = decoder.shape.heads
-        self._weight = torch.cat([layer.key_value.weight.detach() for layer in layers]).T.contiguous()
+        self._weight = torch.cat([layer.key_value.weight.detach() for layer in _layers(decoder)]).T.contiguous()
 
     def __call__(self, states: Tensor, real: Tensor) -> Context:
         """states (B, M, W), newest first; real (B, M): which of them there are."""
@@ -164,7 +168,7 @@ class FirstPass:
     def __init__(self, network: SemanticNetwork) -> None:
         shape, decoder = network.shape, network.decoder
         self._heads, self._digits = shape.heads, shape.digits
-        layers = [layer for layer in decoder.layers if isinstance(layer, DecoderLayer)]
+        layers = _layers(decoder)
         self._recency = torch.stack([layer.recency.detach() for layer in layers])[:, None]  # (layers, 1, H, 1, M)
         self._start, self._anchor = _columns(decoder.start), _columns(network.anchor)
         self._hidden = (decoder.hidden + decoder.slot).detach()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from model.recommender import Popular, Recommender, UserTokens, best
 from tests.contracts.recommender_contract import ITEMS, RecommenderContract, rows_of, toy_catalogue, toy_histories
@@ -49,3 +51,18 @@ def test_the_best_are_those_of_a_whole_sort_whatever_is_left(k: int) -> None:
         expected = sorted(np.flatnonzero(eligible).tolist(), key=lambda row: (-scores[row], row))[:k]
         assert rows.tolist() == expected
         assert found.tolist() == scores[expected].tolist()
+
+
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 2**32 - 1), items=st.integers(1, 3000), ties=st.booleans())
+def test_the_best_of_many_are_those_of_a_whole_sort(seed: int, items: int, ties: bool) -> None:
+    draw = np.random.default_rng(seed)
+    scores = draw.standard_normal(items).astype(np.float32)
+    if ties:
+        scores = np.rint(scores)
+    scores[draw.random(items) < draw.random()] = -np.inf
+    k = int(draw.integers(1, min(items, 40) + 1))
+    rows, found = best(scores, np.ones(items, dtype=np.bool_), k)
+    assert len(set(rows.tolist())) == k
+    assert found.tolist() == sorted(scores.tolist(), reverse=True)[:k]
+    assert rows.tolist() == np.argsort(-scores, kind="stable")[:k].tolist()

@@ -70,20 +70,6 @@ def test_nothing_that_belongs_in_a_list_is_sieved_out(data: st.DataObject) -> No
     assert set(rows.tolist()) <= set(candidates.tolist())
 
 
-@settings(deadline=None, max_examples=60)
-@given(seed=st.integers(0, 2**32 - 1), items=st.integers(1, 3000), ties=st.booleans())
-def test_the_greatest_are_those_of_a_whole_sort(seed: int, items: int, ties: bool) -> None:
-    draw = np.random.default_rng(seed)
-    scores = draw.standard_normal(items).astype(np.float32)
-    if ties:
-        scores = np.rint(scores)
-    scores[draw.random(items) < draw.random()] = -np.inf
-    k = int(draw.integers(1, min(items, 40) + 1))
-    rows = module._greatest(scores, k)
-    assert len(set(rows.tolist())) == k
-    assert sorted(scores[rows].tolist()) == sorted(scores.tolist())[-k:]
-
-
 def test_it_leaves_few_more_than_asked_for() -> None:
     """Else it would be of no use: of 20,000 items a few dozen."""
     draw = np.random.default_rng(0)
