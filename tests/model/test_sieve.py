@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(not bytes_multiply_exactly(), reason="this proce
 def draw_case(data: st.DataObject) -> tuple[np.ndarray, np.ndarray]:
     """Items (N, W + 1) and queries (M, W): ordinary, spiky (one dimension swallows the scale), tied, or tiny."""
     draw = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
-    items, width, queries = data.draw(st.integers(1, 300)), data.draw(st.integers(2, 67)), data.draw(st.integers(1, 5))
+    items, width, queries = data.draw(st.integers(1, 300)), data.draw(st.integers(1, 67)), data.draw(st.integers(1, 5))
     matrix = draw.standard_normal((items, width + 1))
     kind = data.draw(st.sampled_from(["ordinary", "spiky", "tied", "tiny", "zero"]))
     if kind == "spiky":
@@ -91,8 +91,12 @@ def test_scores_below_what_is_known_are_all_possible() -> None:
     assert possible(scores, wide, everything, 1, least=-60).tolist() == [0, 2]
 
 
+@pytest.mark.parametrize("apart", [0, 5, 1024])  # rows that are packed apart before all are packed anew
 @pytest.mark.parametrize("make", SIEVES)
-def test_items_added_and_moved_are_as_if_they_had_been_there(make: Callable[[np.ndarray], Sieve]) -> None:
+def test_items_added_and_moved_are_as_if_they_had_been_there(
+    make: Callable[[np.ndarray], Sieve], apart: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_APART", apart)
     draw = np.random.default_rng(1)
     matrix = draw.standard_normal((40, 9)).astype(np.float32)
     before = make(matrix[:30])
@@ -122,6 +126,5 @@ def test_a_batch_gives_each_query_what_it_gets_alone() -> None:
 def test_a_processor_that_cannot_multiply_bytes_gets_the_plain_product(monkeypatch: pytest.MonkeyPatch) -> None:
     matrix = np.ones((3, 4), dtype=np.float32)
     assert isinstance(make_sieve(matrix, CPU), ByteSieve)
-    assert isinstance(make_sieve(matrix[:, :2], CPU), PlainSieve)  # a single dimension, which torch gets wrong
     monkeypatch.setattr(module, "bytes_multiply_exactly", lambda: False)
     assert isinstance(make_sieve(matrix, CPU), PlainSieve)
