@@ -21,9 +21,12 @@ from bench.quality.tuning import fit_sasrec, trunk_recipe, tuned
 from model import load_recommender
 from model.catalogue import Rows
 from model.continuous.hybrid import Hybrid
-from model.continuous.recommender import ContinuousRecommender
+from model.continuous.recommender import ContinuousRecommender, Mixture
 from model.recommender import Dials, Floats, Recommender
 from training.evaluate import Scorer, evaluate, recommender_scorer
+from training.recipe import load_recipe
+from training.recipes.continuous import ContinuousRecipe
+from training.stages.head import fit_head
 from training.train import train
 
 WEIGHTS = (0.25, 0.5, 0.75, 1.0)  # of the second expert in an ensemble: the same that ContRec's alpha is chosen among
@@ -164,7 +167,30 @@ def _variant(*overrides: str) -> Callable[[Ask], Fitted]:
     return fit
 
 
-row("contrec-without-dispersive", "ablations")(_variant("head.dispersive=0.0"))
+def _other_head(recipe: str, *overrides: str) -> Callable[[Ask], Fitted]:
+    """A recipe's own trunk with a head that is trained otherwise, answering by the mixture at half weight."""
+
+    def fit(ask: Ask) -> Fitted:
+        path, report = contrec_bundle(ask, recipe)
+        mine, _ = halves(load_recommender(path))
+        started = time.perf_counter()
+        chosen = load_recipe(recipe, "small", [*ask.set.overrides, *tuned(ask.set_name, "contrec"), *overrides])
+        assert isinstance(chosen, ContinuousRecipe)
+        fitted = fit_head(ask.prepared, mine, chosen.head, chosen.trunk, seed=ask.seed, progress=told)
+        asked = mine.with_head(fitted.head, Mixture(chosen.head.samples, chosen.head.times, 0.5))
+        before = _seconds(report, "signals", "tokenizer", "trunk")
+        notes = {"epochs": fitted.epochs, "lead": fitted.lead}
+        scorer = recommender_scorer(asked)
+        seconds = before + time.perf_counter() - started
+        return Fitted(scorer, parameters(asked), {"head": list(overrides)}, seconds, notes)
+
+    return fit
+
+
+row("contrec-without-dispersive", "ablations")(_other_head("contrec", "head.dispersive=0.0"))
+row("deftrec-mixture-half", "ablations")(_other_head("deftrec"))
+row("deftrec-margin", "ablations")(_other_head("deftrec", "head.negatives=margin"))
+row("deftrec-preferdiff", "ablations")(_other_head("deftrec", "head.negatives=preferdiff"))
 row("contrec-without-sigma", "ablations")(_variant("tokenizer.sigma=0.0"))
 row("contrec-without-mask", "ablations")(_variant("tokenizer.feature_mask=0.0", "tokenizer.block_mask=0.0"))
 row("contrec-without-decorrelation", "ablations")(_variant("tokenizer.decorrelation=0.0"))

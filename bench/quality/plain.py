@@ -41,6 +41,7 @@ def plain_diffusion(ask: Ask) -> Fitted:
     recipe = trunk_recipe([*ask.set.overrides, *tuned(ask.set_name, "contrec")])
     part, trunk_part = recipe.head, recipe.trunk
     trunk, vectors = mine.trunk, mine.vectors
+    trunk.backbone.dropout = trunk_part.dropout  # a bundle keeps none
     torch.manual_seed(ask.seed)
     generator = torch.Generator().manual_seed(ask.seed)
     head = Head(HeadShape(trunk_part.width, part.hidden, part.blocks, trunk_part.width**0.5))

@@ -134,9 +134,10 @@ def test_trained_rows_share_what_they_can(
     trained: list[str] = []
     fit = neural.train
     monkeypatch.setattr(neural, "train", lambda *args, **kwargs: trained.append(args[1]) or fit(*args, **kwargs))
-    for model in ("contrec", "contrec-trunk-only", "contrec-one-sample", "plain-diffusion", "sasrec-ce"):
+    of_contrec = ("contrec-trunk-only", "contrec-one-sample", "contrec-without-dispersive", "plain-diffusion")
+    for model in ("contrec", *of_contrec, "sasrec-ce", "deftrec", "deftrec-preferdiff"):
         assert command.compute("toy", model, 0) == 0
-    assert trained == ["contrec"]
+    assert trained == ["contrec", "deftrec"]
     by_model = {cell.model: cell for cell in cells.read_all(results)}
     alone, sampled = by_model["contrec-trunk-only"], by_model["contrec-one-sample"]
     assert sampled.parameters > alone.parameters, "the head is counted where it is asked"
@@ -144,6 +145,9 @@ def test_trained_rows_share_what_they_can(
     assert by_model["contrec"].seconds > 0
     assert by_model["contrec-trunk-only"].seconds == by_model["contrec"].seconds, "training counts once, in every row"
     assert by_model["plain-diffusion"].configuration["anchor"] is False
+    assert by_model["deftrec-preferdiff"].configuration == {"head": ["head.negatives=preferdiff"]}
+    (epoch,) = by_model["contrec-without-dispersive"].notes["epochs"]
+    assert epoch["dispersive"] != 0, "it is measured, but has no weight"
 
 
 def test_the_best_trial_decides_and_trials_are_run_once(

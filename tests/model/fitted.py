@@ -98,5 +98,5 @@ def fitted() -> Fitted:
     encoder = fit_hashed_text(texts, recipe.signals.text_buckets, recipe.signals.text_dim)
     tokenizer, tokens, _ = fit_tokenizer(collaborative, known, encoder.encode(texts), recipe.tokenizer, seed=0)
     trunk = fit_trunk(prepared, tokens, recipe.trunk, seed=0)
-    head = fit_head(prepared, trunk.trunk, trunk.space, recipe.head, recipe.trunk, seed=0)
+    head = fit_head(prepared, trunk.recommender(prepared, recipe.trunk.max_profile), recipe.head, recipe.trunk, seed=0)
     return Fitted(prepared, recipe, encoder, tokenizer, trunk, head)

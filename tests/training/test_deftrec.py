@@ -70,7 +70,7 @@ def recipe(*overrides: str) -> ContinuousRecipe:
 
 def head_of(prepared: Prepared, trunk: FittedTrunk, *overrides: str) -> FittedHead:
     chosen = recipe(*overrides)
-    return fit_head(prepared, trunk.trunk, trunk.space, chosen.head, chosen.trunk, seed=0)
+    return fit_head(prepared, trunk.recommender(prepared, chosen.trunk.max_profile), chosen.head, chosen.trunk, seed=0)
 
 
 def hated_log_probability(prepared: Prepared, trunk: FittedTrunk, head: FittedHead) -> float:

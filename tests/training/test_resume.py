@@ -154,8 +154,10 @@ def test_the_head_goes_on_to_the_bit(
 ) -> None:
     trunk = fit_trunk(demo, tokens_of(demo), RECIPE.trunk, seed=0)
 
+    anchor = trunk.recommender(demo, RECIPE.trunk.max_profile)
+
     def fit(**where: object):
-        return fit_head(demo, trunk.trunk, trunk.space, RECIPE.head, RECIPE.trunk, seed=0, **where)
+        return fit_head(demo, anchor, RECIPE.head, RECIPE.trunk, seed=0, **where)
 
     whole = fit()
     kept = {"checkpoint": tmp_path / "head.safetensors", "keep_every": 0.0}

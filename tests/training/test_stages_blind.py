@@ -69,7 +69,7 @@ def fit(prepared: Prepared, recipe: Recipe) -> Everything:
     tokenizer, tokens, _ = fit_tokenizer(collaborative, known, text, recipe.tokenizer, seed=0)
     windows = Windows(offsets, items, recipe.trunk.max_history, recipe.trunk.max_profile)
     trunk = fit_trunk(prepared, tokens, recipe.trunk, seed=0)
-    head = fit_head(prepared, trunk.trunk, trunk.space, recipe.head, recipe.trunk, seed=0)
+    head = fit_head(prepared, trunk.recommender(prepared, recipe.trunk.max_profile), recipe.head, recipe.trunk, seed=0)
     words = fit_text_half(prepared, text, recipe.text_half, recipe.trunk, seed=0)
     return Everything(
         collaborative,

@@ -1,6 +1,6 @@
 """Stage two: the diffusion head on the frozen trunk, and what of it validation wants in the mixture.
 
-    fitted = fit_head(prepared, trunk, space, recipe.head, recipe.trunk, seed=0)
+    fitted = fit_head(prepared, anchor, recipe.head, recipe.trunk, seed=0)
 
 Conditions are made with dropout on: at training positions the trunk already knows its targets, and a head fed with
 those conditions lowers the ranking. The best of a dozen (epoch, lambda) pairs is a little better than the trunk by
@@ -21,7 +21,6 @@ from model.catalogue import Rows
 from model.continuous.backbone import Trunk
 from model.continuous.head import Head, HeadShape, direction_loss, dispersive_loss, draw_times
 from model.continuous.recommender import ContinuousRecommender, Mixture
-from model.continuous.space import Space
 from model.recommender import Dials, Floats, UserTokens
 from training.data.prepared import Prepared
 from training.evaluate import Metrics, Scorer, evaluate, paired_bootstrap
@@ -29,7 +28,7 @@ from training.progress import Progress, silent
 from training.stages.loop import EVERY, Loop, own_randomness
 from training.stages.negatives import Disliked, centroids, margin_loss, pairwise_loss, preferdiff_loss
 from training.stages.softmax import catalogue_cross_entropy
-from training.stages.trunk import anchor_recommender, read_states
+from training.stages.trunk import read_states
 from training.stages.windows import Batch, Windows
 
 if TYPE_CHECKING:
@@ -58,8 +57,7 @@ class FittedHead:
 
 def fit_head(
     prepared: Prepared,
-    trunk: Trunk,
-    space: Space,
+    anchor: ContinuousRecommender,
     part: HeadPart,
     trunk_part: TrunkPart,
     *,
@@ -71,10 +69,11 @@ def fit_head(
 ) -> FittedHead:
     """Trains f with the catalogue softmax, the direction and the dispersive loss. The trunk is not changed.
 
-    checkpoint: a file to go on from (training/stages/loop.py).
+    anchor: the trunk alone, as `FittedTrunk.recommender` makes it; it may come from a bundle, then its mixture is left
+    aside. checkpoint: a file to go on from (training/stages/loop.py).
     """
-    anchor = anchor_recommender(trunk, space, prepared, trunk_part.max_profile)
-    vectors, bias = anchor.vectors, anchor.bias
+    trunk, vectors, bias = anchor.trunk, anchor.vectors, anchor.bias
+    trunk.backbone.dropout = trunk_part.dropout  # a bundle keeps none
     generator = torch.Generator(device).manual_seed(seed)
     with own_randomness(seed, device):
         head = Head(HeadShape(trunk_part.width, part.hidden, part.blocks, part.norm)).to(device)

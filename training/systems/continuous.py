@@ -49,17 +49,15 @@ def build(recipe: ContinuousRecipe, run: Run) -> Built:
             trunk = language_trunk(recipe.language, recipe.trunk, prepared.catalogue, seed=seed)
         fitted = fit_trunk(prepared, tokens, recipe.trunk, seed=seed, trunk=trunk, checkpoint=checkpoint, **where)
         run.report["trunk"] = {"epochs": fitted.epochs, "best_epoch": fitted.best_epoch}
+    anchor = fitted.recommender(prepared, recipe.trunk.max_profile)
     with run.stage("head") as checkpoint:
-        head = fit_head(
-            prepared, fitted.trunk, fitted.space, recipe.head, recipe.trunk, seed=seed, checkpoint=checkpoint, **where
-        )
+        head = fit_head(prepared, anchor, recipe.head, recipe.trunk, seed=seed, checkpoint=checkpoint, **where)
         run.report["head"] = {
             "epochs": head.epochs,
             "weight": head.mixture.weight,
             "guidance": head.guidance,
             "lead": head.lead,
         }
-    anchor = fitted.recommender(prepared, recipe.trunk.max_profile)
     behaviour = anchor.with_head(head.head, head.mixture)
     assert isinstance(fitted.space, ItemSpace)
     behaviour.cold = ColdItems(tokenizer, fitted.space.project.weight, signals.encoder, recipe.signals.text_encoder)
