@@ -36,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if given.command == "tune":
         for set_name in given.sets.split(","):
+            if set_name not in tuning.EPOCHS:
+                sys.exit(f"there are no trials on {set_name!r}; there are on: {', '.join(tuning.EPOCHS)}")
             for model in tuning.MODELS:
                 tuning.tune(set_name, model)
         return 0

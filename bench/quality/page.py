@@ -42,7 +42,8 @@ Made by `make bench-quality` (`python -m bench.quality run`, then `page`) from t
 one JSON file a model, set and seed. Full catalogue, item level, leave-one-out, items of the history masked (unmasked
 beside it), ties against the scorer; every choice was made on validation. Means over the seeds that are there; ± is
 their standard deviation. The differences are of test NDCG@10, in percent of the reference, with a 95 % bootstrap
-interval over users.
+interval over users. Seconds are of one thread by the clock, on a shared machine that paused some runs for other
+measurements: an upper bound.
 """
 
 

@@ -154,16 +154,17 @@ def test_the_best_trial_decides_and_trials_are_run_once(
     results: Path, toy_set: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tuning, "SETS", sets.SETS)
-    monkeypatch.setattr(tuning, "EPOCHS", 2)
+    monkeypatch.setattr(tuning, "EPOCHS", {"toy": 2})
     monkeypatch.setattr(tuning, "TRIALS", ((), ("trunk.learning_rate=1e-7",)))
     assert tuning.tuned("toy", "sasrec-ce") == ()
     tuning.tune("toy", "sasrec-ce")
     found = json.loads((results / "toy" / "tuning.json").read_text())["sasrec-ce"]
     assert found[""] > found["trunk.learning_rate=1e-7"], "at that rate nothing is learnt"
     assert tuning.tuned("toy", "sasrec-ce") == ()
-    found["trunk.learning_rate=1e-7"] = 1.0
-    (results / "toy" / "tuning.json").write_text(json.dumps({"sasrec-ce": found}))
-    assert tuning.tuned("toy", "sasrec-ce") == ("trunk.learning_rate=1e-7",)
+    for lead, chosen in ((1.005, ()), (1.02, ("trunk.learning_rate=1e-7",))):
+        found["trunk.learning_rate=1e-7"] = found[""] * lead
+        (results / "toy" / "tuning.json").write_text(json.dumps({"sasrec-ce": found}))
+        assert tuning.tuned("toy", "sasrec-ce") == chosen
     monkeypatch.setattr(tuning, "fit_sasrec", None)
     tuning.tune("toy", "sasrec-ce")  # nothing is left to do
     monkeypatch.setattr(tuning, "INHERITS", {"child": "toy"})
