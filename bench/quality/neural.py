@@ -1,4 +1,4 @@
-"""The rows that are trained: a plain SASRec, a trunk over words alone, their ensemble, and ContRec with its parts.
+"""The rows that are trained: a plain SASRec, a trunk over words alone, ensembles of them, and ContRec with its parts.
 
 What two rows share is fitted once: ContRec's bundle lies under runs/quality/<set>/bundles, and its text half is also
 the `text-only` row and the ensemble's expert, so that the ensemble has whatever ours has. SASRec is the same trunk
@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +23,16 @@ from model.catalogue import Rows
 from model.continuous.hybrid import Hybrid
 from model.continuous.recommender import ContinuousRecommender, Mixture
 from model.recommender import Dials, Floats, Recommender
+from training.baselines import Transitions
 from training.evaluate import Scorer, evaluate, recommender_scorer
 from training.recipe import load_recipe
 from training.recipes.continuous import ContinuousRecipe
 from training.stages.head import fit_head
 from training.train import train
 
+Choice = TypeVar("Choice")
+
+FLOORS = (1e-3, 1e-4, 1e-5)  # of a transition's share
 WEIGHTS = (0.25, 0.5, 0.75, 1.0)  # of the second expert in an ensemble: the same that ContRec's alpha is chosen among
 
 
@@ -118,17 +122,62 @@ def id_text_ensemble(ask: Ask) -> Fitted:
     path, report = contrec_bundle(ask)
     words = _words(path)
     first, second = once(recommender), once(words)
-    tried = {
-        weight: evaluate(added(first, second, weight), ask.prepared, "validation", users=6000, seed=ask.seed).ndcg(10)
-        for weight in WEIGHTS
-    }
-    weight = max(tried, key=lambda weight: tried[weight])
+    weight, tried = _chosen({weight: added(first, second, weight) for weight in WEIGHTS}, ask)
     return Fitted(
         added(first, second, weight),
         parameters(recommender, words),
         {"weight": weight, "tried": tried, "text_encoder": _encoder(path)},
         seconds + _seconds(report, "signals", "text_half"),
     )
+
+
+@row("id-text-transition-ensemble", "baselines", seeds=3)
+def id_text_transition_ensemble(ask: Ask) -> Fitted:
+    """The ensemble, and what followed the last ten items as a third expert."""
+    return _with_transitions(ask, id_text_ensemble(ask))
+
+
+@row("contrec-with-transitions", "ours", seeds=3)
+def contrec_with_transitions(ask: Ask) -> Fitted:
+    """What is served, and the same third expert: what the product would gain by it."""
+    return _with_transitions(ask, contrec(ask))
+
+
+def _with_transitions(ask: Ask, fitted: Fitted) -> Fitted:
+    """Its score + weight * log(share of what followed the last items + floor), both from validation."""
+    follows = Transitions.fit(ask.prepared)
+    first = remembered(fitted.scorer)
+    experts = {floor: smoothed(follows, floor) for floor in FLOORS}
+    scorers = {(weight, floor): added(first, experts[floor], weight) for weight in WEIGHTS for floor in FLOORS}
+    (weight, floor), tried = _chosen(scorers, ask)
+    return Fitted(
+        added(fitted.scorer, experts[floor], weight),
+        fitted.parameters + int(follows.follows.nnz),
+        {**fitted.configuration, "transitions": {"weight": weight, "floor": floor, "tried": list(tried.items())}},
+        fitted.seconds,
+        fitted.notes,
+    )
+
+
+def smoothed(follows: Scorer, floor: float) -> Scorer:
+    """log(share + floor): what never followed is unlikely, not impossible."""
+
+    def scorer(users: NDArray[np.int64], histories: list[Rows]) -> Floats:
+        scores = follows(users, histories)
+        share = scores / np.maximum(scores.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+        found: Floats = np.log(share + np.float32(floor))
+        return found
+
+    return scorer
+
+
+def _chosen(scorers: dict[Choice, Scorer], ask: Ask) -> tuple[Choice, dict[Choice, float]]:
+    """The best by validation NDCG@10, and what each reached."""
+    tried = {
+        choice: evaluate(scorer, ask.prepared, "validation", users=6000, seed=ask.seed).ndcg(10)
+        for choice, scorer in scorers.items()
+    }
+    return max(tried, key=lambda choice: tried[choice]), tried
 
 
 @row("contrec", "ours", seeds=3)
@@ -237,6 +286,20 @@ def once(recommender: Recommender) -> Scorer:
         return np.stack([recommender.score(taste) for taste in tastes])
 
     return scorer
+
+
+def remembered(scorer: Scorer) -> Scorer:
+    """The same scores, computed once for each history: N floats each."""
+    known: dict[int, Floats] = {}
+
+    def again(users: NDArray[np.int64], histories: list[Rows]) -> Floats:
+        keys = [hash((user, history.tobytes())) for user, history in zip(users.tolist(), histories, strict=True)]
+        new = [n for n, key in enumerate(keys) if key not in known]
+        if new:
+            known.update(zip((keys[n] for n in new), scorer(users[new], [histories[n] for n in new]), strict=True))
+        return np.stack([known[key] for key in keys])
+
+    return again
 
 
 def _words(path: Path) -> ContinuousRecommender:

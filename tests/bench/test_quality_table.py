@@ -180,6 +180,24 @@ def test_scores_of_two_models_are_added_as_log_probabilities() -> None:
     np.testing.assert_allclose(both[0], expected, rtol=1e-5)
 
 
+def test_transitions_join_a_score_as_validation_wants_them(results: Path, toy_set: None) -> None:
+    for model in ("contrec", "contrec-with-transitions", "id-text-transition-ensemble"):
+        assert command.compute("toy", model, 0) == 0
+    by_model = {cell.model: cell for cell in cells.read_all(results)}
+    chosen = by_model["contrec-with-transitions"].configuration["transitions"]
+    tried = {tuple(choice): reached for choice, reached in chosen["tried"]}
+    assert len(tried) == len(neural.WEIGHTS) * len(neural.FLOORS)
+    assert tried[chosen["weight"], chosen["floor"]] == max(tried.values())
+    assert by_model["contrec-with-transitions"].validation == pytest.approx(max(tried.values()), abs=1e-9)
+    assert by_model["contrec-with-transitions"].ranks != by_model["contrec"].ranks
+
+
+def test_what_never_followed_is_unlikely_and_not_impossible() -> None:
+    follows = neural.smoothed(lambda users, histories: np.array([[3.0, 1, 0], [0, 0, 0]], dtype=np.float32), 0.01)
+    expected = np.log([[0.76, 0.26, 0.01], [0.01, 0.01, 0.01]])
+    np.testing.assert_allclose(follows(np.zeros(2, int), []), expected, rtol=1e-5)
+
+
 def test_the_real_sets_are_refused_in_one_sentence_where_they_are_absent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
