@@ -20,13 +20,12 @@ from bench.quality.models import Ask, Fitted, added, row
 from bench.quality.tuning import fit_sasrec, trunk_recipe, tuned
 from model import load_recommender
 from model.catalogue import Rows
+from model.continuous.head import Head
 from model.continuous.hybrid import Hybrid
 from model.continuous.recommender import ContinuousRecommender, Mixture
-from model.recommender import Dials, Floats, Recommender
+from model.recommender import Floats, Recommender
 from training.baselines import Transitions
 from training.evaluate import Scorer, evaluate, recommender_scorer
-from training.recipe import load_recipe
-from training.recipes.continuous import ContinuousRecipe
 from training.stages.head import fit_head
 from training.train import train
 
@@ -121,8 +120,9 @@ def id_text_ensemble(ask: Ask) -> Fitted:
     recommender, seconds, _ = _sasrec(ask)
     path, report = contrec_bundle(ask)
     words = _words(path)
-    first, second = once(recommender), once(words)
-    weight, tried = _chosen({weight: added(first, second, weight) for weight in WEIGHTS}, ask)
+    first, second = recommender_scorer(recommender), recommender_scorer(words)
+    known = remembered(first), remembered(second)
+    weight, tried = _chosen({weight: added(*known, weight) for weight in WEIGHTS}, ask)
     return Fitted(
         added(first, second, weight),
         parameters(recommender, words),
@@ -135,12 +135,6 @@ def id_text_ensemble(ask: Ask) -> Fitted:
 def id_text_transition_ensemble(ask: Ask) -> Fitted:
     """The ensemble, and what followed the last ten items as a third expert."""
     return _with_transitions(ask, id_text_ensemble(ask))
-
-
-@row("contrec-with-transitions", "ours", seeds=3)
-def contrec_with_transitions(ask: Ask) -> Fitted:
-    """What is served, and the same third expert: what the product would gain by it."""
-    return _with_transitions(ask, contrec(ask))
 
 
 def _with_transitions(ask: Ask, fitted: Fitted) -> Fitted:
@@ -196,6 +190,12 @@ def contrec(ask: Ask) -> Fitted:
     )
 
 
+@row("contrec-with-transitions", "ours", seeds=3)
+def contrec_with_transitions(ask: Ask) -> Fitted:
+    """What is served, and the same third expert: what the product would gain by it."""
+    return _with_transitions(ask, contrec(ask))
+
+
 @row("deftrec", "ours", seeds=1)
 def deftrec(ask: Ask) -> Fitted:
     """The first version: masked tokens without noise, negative-aware denoising, no text half."""
@@ -204,13 +204,18 @@ def deftrec(ask: Ask) -> Fitted:
     return Fitted(recommender_scorer(mine), parameters(mine), {"lambda": mine.mixture.weight}, _seconds(report))
 
 
+def _mixed(recommender: ContinuousRecommender, head: Head, samples: int, weight: float) -> ContinuousRecommender:
+    """Answering by so many samples of a head at that weight, not guided."""
+    return recommender.with_head(head, Mixture(samples, recommender.mixture.times, weight))
+
+
 def _variant(*overrides: str) -> Callable[[Ask], Fitted]:
     """ContRec's behaviour half trained with one thing left out, answering by the mixture at half weight."""
 
     def fit(ask: Ask) -> Fitted:
         path, report = contrec_bundle(ask, "contrec", ["text_half.epochs=0", *overrides])
         mine, _ = halves(load_recommender(path))
-        asked = mine.with_head(mine.head, type(mine.mixture)(mine.mixture.samples, mine.mixture.times, 0.5))
+        asked = _mixed(mine, mine.head, mine.mixture.samples, 0.5)
         return Fitted(recommender_scorer(asked), parameters(asked), {"without": list(overrides)}, _seconds(report))
 
     return fit
@@ -223,10 +228,9 @@ def _other_head(recipe: str, *overrides: str) -> Callable[[Ask], Fitted]:
         path, report = contrec_bundle(ask, recipe)
         mine, _ = halves(load_recommender(path))
         started = time.perf_counter()
-        chosen = load_recipe(recipe, "small", [*ask.set.overrides, *tuned(ask.set_name, "contrec"), *overrides])
-        assert isinstance(chosen, ContinuousRecipe)
+        chosen = trunk_recipe([*ask.set.overrides, *tuned(ask.set_name, "contrec"), *overrides], recipe)
         fitted = fit_head(ask.prepared, mine, chosen.head, chosen.trunk, seed=ask.seed, progress=told)
-        asked = mine.with_head(fitted.head, Mixture(chosen.head.samples, chosen.head.times, 0.5))
+        asked = _mixed(mine, fitted.head, mine.mixture.samples, 0.5)
         before = _seconds(report, "signals", "tokenizer", "trunk")
         notes = {"epochs": fitted.epochs, "lead": fitted.lead}
         scorer = recommender_scorer(asked)
@@ -258,8 +262,7 @@ def _with_mixture(samples: int, weight: float) -> Callable[[Ask], Fitted]:
     def fit(ask: Ask) -> Fitted:
         path, report = contrec_bundle(ask)
         mine, _ = halves(load_recommender(path))
-        mixture = type(mine.mixture)(samples, mine.mixture.times, weight)
-        asked = mine.with_head(mine.head, mixture)
+        asked = _mixed(mine, mine.head, samples, weight)
         return Fitted(
             recommender_scorer(asked), parameters(asked), {"lambda": weight, "samples": samples}, _seconds(report)
         )
@@ -271,21 +274,6 @@ row("contrec-trunk-only", "parts of contrec")(_with_mixture(1, 0.0))
 row("contrec-one-sample", "parts of contrec")(_with_mixture(1, 1.0))
 row("contrec-mixture-half", "parts of contrec")(_with_mixture(8, 0.5))
 row("contrec-mixture-alone", "parts of contrec")(_with_mixture(8, 1.0))
-
-
-def once(recommender: Recommender) -> Scorer:
-    """The recommender's scorer, reading each history only once however often it is asked."""
-    known: dict[int, Any] = {}
-
-    def scorer(users: NDArray[np.int64], histories: list[Rows]) -> Floats:
-        keys = [hash((user, history.tobytes())) for user, history in zip(users.tolist(), histories, strict=True)]
-        new = [n for n, key in enumerate(keys) if key not in known]
-        encoded = recommender.encode([histories[n] for n in new])
-        known.update(zip((keys[n] for n in new), encoded, strict=True))
-        tastes = recommender.generate([known[key] for key in keys], [Dials()] * len(keys))
-        return np.stack([recommender.score(taste) for taste in tastes])
-
-    return scorer
 
 
 def remembered(scorer: Scorer) -> Scorer:

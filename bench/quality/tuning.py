@@ -50,9 +50,9 @@ def tuned(set_name: str, model: str) -> tuple[str, ...]:
     return tuple(best.split()) if found[best] > found[""] * (1 + WITHIN) else ()
 
 
-def trunk_recipe(overrides: Sequence[str]) -> ContinuousRecipe:
-    """The recipe that every trained row starts from."""
-    recipe = load_recipe("contrec", "small", overrides)
+def trunk_recipe(overrides: Sequence[str], name: str = "contrec") -> ContinuousRecipe:
+    """The recipe that a trained row starts from."""
+    recipe = load_recipe(name, "small", overrides)
     assert isinstance(recipe, ContinuousRecipe)
     return recipe
 

@@ -153,7 +153,6 @@ def test_the_head_goes_on_to_the_bit(
     demo: Prepared, tmp_path: Path, cut_after: Callable, method: str, calls: int
 ) -> None:
     trunk = fit_trunk(demo, tokens_of(demo), RECIPE.trunk, seed=0)
-
     anchor = trunk.recommender(demo, RECIPE.trunk.max_profile)
 
     def fit(**where: object):
