@@ -28,7 +28,7 @@ def load_recommender(path: Path, device: str = "cpu") -> Recommender:
 
     manifest = verify(path)
     if manifest.kind == "continuous":
-        from model.continuous.hybrid import load_continuous
+        from model.continuous.transitions import load_continuous
 
         return load_continuous(path, device)
     if manifest.kind == "semantic":

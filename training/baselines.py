@@ -27,6 +27,7 @@ from model.catalogue import Rows
 from model.recommender import Floats, Recommender
 from training.data.prepared import Part, Prepared
 from training.evaluate import Scorer, compare, evaluate, recommender_scorer
+from training.stages.transitions import DECAY, FROM_POWER, TO_POWER, WINDOW, count_transitions
 
 FLOAT64_UP_TO = 8_000  # items: above, EASE computes in float32 to stay within memory
 EASE_GRID = (25.0, 100.0, 250.0, 500.0)
@@ -51,11 +52,7 @@ class Popularity:
 class Transitions:
     """score(j) = sum over the last `window` items i, d back, of decay^(d-1) * follows[i, j].
 
-    follows: (N, N) sparse. Raw: the sum over training pairs (i, then j d later, d <= window) of decay^(d-1). Then
-    divided by the item counts, n_i^from_power * n_j^to_power, so that neither a popular item in the history nor a
-    popular candidate drowns the rest (the powers are the best of eight pairs on the validation targets of ML-1M,
-    and close to it on those of Beauty and ML-100K). Memory and time: window * E pairs, under a second for a million
-    events.
+    follows: (N, N) sparse, as `count_transitions` has it.
     """
 
     follows: scipy.sparse.csr_array[Any]
@@ -67,23 +64,22 @@ class Transitions:
         cls,
         prepared: Prepared,
         *,
-        window: int = 10,
-        decay: float = 0.8,
-        from_power: float = 0.5,
-        to_power: float = 0.25,
+        window: int = WINDOW,
+        decay: float = DECAY,
+        from_power: float = FROM_POWER,
+        to_power: float = TO_POWER,
     ) -> Transitions:
-        offsets, items = prepared.train_histories()
         size = len(prepared.catalogue)
-        user = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-        follows = scipy.sparse.csr_array((size, size), dtype=np.float32)
-        for distance in range(1, window + 1):
-            same = user[:-distance] == user[distance:]
-            before, after = items[:-distance][same], items[distance:][same]
-            weight = np.full(len(before), decay ** (distance - 1), dtype=np.float32)
-            follows = follows + scipy.sparse.coo_array((weight, (before, after)), shape=(size, size)).tocsr()
-        counts = np.maximum(np.bincount(items, minlength=size), 1).astype(np.float32)
-        follows = _diagonal(counts**-from_power) @ follows @ _diagonal(counts**-to_power)
-        return cls(scipy.sparse.csr_array(follows), window, decay)
+        line, rows, counts = count_transitions(
+            *prepared.train_histories(),
+            size,
+            window=window,
+            decay=decay,
+            from_power=from_power,
+            to_power=to_power,
+        )
+        follows = scipy.sparse.csr_array((counts, (line, rows)), shape=(size, size))
+        return cls(follows, window, decay)
 
     def __call__(self, users: NDArray[np.int64], histories: list[Rows]) -> Floats:
         lines, rows, weights = [], [], []
@@ -176,10 +172,6 @@ def _binary(histories: Sequence[Rows], size: int) -> scipy.sparse.csr_array[Any]
     rows = np.concatenate([np.zeros(0, dtype=np.int64), *unique])
     starts = np.concatenate([[0], np.cumsum([len(found) for found in unique])])
     return scipy.sparse.csr_array((np.ones(len(rows), dtype=np.float32), rows, starts), shape=(len(histories), size))
-
-
-def _diagonal(values: NDArray[np.float32]) -> scipy.sparse.dia_array[Any]:
-    return scipy.sparse.diags_array(values)
 
 
 # ----------------------------------------------------------------------------------------------------------------

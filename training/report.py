@@ -32,6 +32,7 @@ MEANING = {
     "trunk": "the sequence model",
     "head": "the diffusion head",
     "text_half": "the sequence model that reads words",
+    "transitions": "what followed what, counted",
     "codes": "items to semantic ids",
     "network": "the masked diffusion network",
     "decoding": "the mixture that validation wants",

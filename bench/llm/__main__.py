@@ -39,6 +39,7 @@ SHARED = (
     "language.title_tokens=0",
     "head.epochs=0",
     "text_half.epochs=0",
+    "transitions.weights=[0.0]",
 )
 TITLES = "language.title_tokens=4"
 ROWS = {

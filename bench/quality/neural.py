@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,16 +23,15 @@ from model.catalogue import Rows
 from model.continuous.head import Head
 from model.continuous.hybrid import Hybrid
 from model.continuous.recommender import ContinuousRecommender, Mixture
+from model.continuous.transitions import Transitions, WithTransitions
 from model.recommender import Floats, Recommender
-from training.baselines import Transitions
 from training.evaluate import Scorer, evaluate, recommender_scorer
+from training.run import Run
+from training.signals import item_signals
 from training.stages.head import fit_head
+from training.stages.transitions import fit_transitions
+from training.systems.continuous import fit_words
 from training.train import train
-
-Choice = TypeVar("Choice")
-
-FLOORS = (1e-3, 1e-4, 1e-5)  # of a transition's share
-WEIGHTS = (0.25, 0.5, 0.75, 1.0)  # of the second expert in an ensemble: the same that ContRec's alpha is chosen among
 
 
 def contrec_bundle(ask: Ask, recipe: str = "contrec", overrides: Sequence[str] = ()) -> tuple[Path, dict[str, Any]]:
@@ -75,6 +74,8 @@ def parameters(*recommenders: ContinuousRecommender) -> int:
 
 def halves(recommender: Recommender) -> tuple[ContinuousRecommender, ContinuousRecommender | None]:
     """Behaviour and text half of a bundle; None where validation left the text half out."""
+    if isinstance(recommender, WithTransitions):
+        recommender = recommender.base
     if isinstance(recommender, Hybrid):
         return recommender.behaviour, recommender.text
     assert isinstance(recommender, ContinuousRecommender)
@@ -108,70 +109,62 @@ def _sasrec(ask: Ask) -> tuple[ContinuousRecommender, float, dict[str, Any]]:
 @row("text-only", "baselines", seeds=1)
 def text_only(ask: Ask) -> Fitted:
     """ContRec's text half alone: a trunk over what the items say."""
-    path, report = contrec_bundle(ask)
-    words = _words(path)
-    seconds = _seconds(report, "signals", "text_half")
-    return Fitted(recommender_scorer(words), parameters(words), {"text_encoder": _encoder(path)}, seconds)
+    words, seconds = _words(ask)
+    return Fitted(recommender_scorer(words), parameters(words), {"text_encoder": _encoder(ask)}, seconds)
 
 
 @row("id-text-ensemble", "baselines", seeds=3)
 def id_text_ensemble(ask: Ask) -> Fitted:
-    """SASRec-CE and the text-only trunk, log probabilities added; the weight from validation."""
+    """SASRec-CE and the text-only trunk, log probabilities added; the weight is the best on validation."""
     recommender, seconds, _ = _sasrec(ask)
-    path, report = contrec_bundle(ask)
-    words = _words(path)
+    words, its_seconds = _words(ask)
     first, second = recommender_scorer(recommender), recommender_scorer(words)
-    known = remembered(first), remembered(second)
-    weight, tried = _chosen({weight: added(*known, weight) for weight in WEIGHTS}, ask)
+    weight, tried = _chosen(first, second, trunk_recipe(ask.set.overrides).text_half.weights, ask)
     return Fitted(
         added(first, second, weight),
         parameters(recommender, words),
-        {"weight": weight, "tried": tried, "text_encoder": _encoder(path)},
-        seconds + _seconds(report, "signals", "text_half"),
+        {"weight": weight, "tried": tried, "text_encoder": _encoder(ask)},
+        seconds + its_seconds,
     )
 
 
 @row("id-text-transition-ensemble", "baselines", seeds=3)
 def id_text_transition_ensemble(ask: Ask) -> Fitted:
-    """The ensemble, and what followed the last ten items as a third expert."""
-    return _with_transitions(ask, id_text_ensemble(ask))
-
-
-def _with_transitions(ask: Ask, fitted: Fitted) -> Fitted:
-    """Its score + weight * log(share of what followed the last items + floor), both from validation."""
-    follows = Transitions.fit(ask.prepared)
-    first = remembered(fitted.scorer)
-    experts = {floor: smoothed(follows, floor) for floor in FLOORS}
-    scorers = {(weight, floor): added(first, experts[floor], weight) for weight in WEIGHTS for floor in FLOORS}
-    (weight, floor), tried = _chosen(scorers, ask)
+    """The ensemble, and what followed the last ten items as a third expert: all that ContRec has, but for ContRec."""
+    fitted, part = id_text_ensemble(ask), trunk_recipe(ask.set.overrides).transitions
+    table = fit_transitions(ask.prepared, part.keep)
+    expert = followed(table, part.floor)
+    weight, tried = _chosen(fitted.scorer, expert, part.weights, ask)
     return Fitted(
-        added(fitted.scorer, experts[floor], weight),
-        fitted.parameters + int(follows.follows.nnz),
-        {**fitted.configuration, "transitions": {"weight": weight, "floor": floor, "tried": list(tried.items())}},
+        added(fitted.scorer, expert, weight),
+        fitted.parameters + len(table.rows),
+        {**fitted.configuration, "transitions": {"weight": weight, "floor": part.floor, "tried": tried}},
         fitted.seconds,
         fitted.notes,
     )
 
 
-def smoothed(follows: Scorer, floor: float) -> Scorer:
-    """log(share + floor): what never followed is unlikely, not impossible."""
+def followed(table: Transitions, floor: float) -> Scorer:
+    """log((share + floor) / floor) of what followed the last items."""
 
     def scorer(users: NDArray[np.int64], histories: list[Rows]) -> Floats:
-        scores = follows(users, histories)
-        share = scores / np.maximum(scores.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
-        found: Floats = np.log(share + np.float32(floor))
-        return found
+        scores = np.zeros((len(users), len(table.starts) - 1), dtype=np.float32)
+        for line, history in zip(scores, histories, strict=True):
+            rows, share = table.after(history[::-1][: table.window])
+            line[rows] = np.log1p(share / np.float32(floor))
+        return scores
 
     return scorer
 
 
-def _chosen(scorers: dict[Choice, Scorer], ask: Ask) -> tuple[Choice, dict[Choice, float]]:
-    """The best by validation NDCG@10, and what each reached."""
+def _chosen(first: Scorer, second: Scorer, weights: Sequence[float], ask: Ask) -> tuple[float, dict[float, float]]:
+    """The best weight of the second by validation NDCG@10, and what each reached."""
+    known = remembered(first), remembered(second)
     tried = {
-        choice: evaluate(scorer, ask.prepared, "validation", users=6000, seed=ask.seed).ndcg(10)
-        for choice, scorer in scorers.items()
+        weight: evaluate(added(*known, weight), ask.prepared, "validation", users=6000, seed=ask.seed).ndcg(10)
+        for weight in weights
     }
-    return max(tried, key=lambda choice: tried[choice]), tried
+    return max(tried, key=lambda weight: tried[weight]), tried
 
 
 @row("contrec", "ours", seeds=3)
@@ -179,21 +172,29 @@ def contrec(ask: Ask) -> Fitted:
     """What `contrec train` publishes and the service serves."""
     path, report = contrec_bundle(ask)
     recommender = load_recommender(path)
+    told_by = ("tokenizer", "text_half_fit", "transitions_fit", "head")
+    return _ours(recommender, report, {key: report[key] for key in told_by if key in report})
+
+
+@row("contrec-without-transitions", "parts of contrec", seeds=3)
+def contrec_without_transitions(ask: Ask) -> Fitted:
+    """Both halves, as far as validation wants them, and nothing counted."""
+    path, report = contrec_bundle(ask)
+    recommender = load_recommender(path)
+    return _ours(recommender.base if isinstance(recommender, WithTransitions) else recommender, report, {})
+
+
+def _ours(recommender: Recommender, report: dict[str, Any], notes: dict[str, Any]) -> Fitted:
     mine, words = halves(recommender)
-    notes = {key: report[key] for key in ("tokenizer", "text_half_fit", "head") if key in report}
-    return Fitted(
-        recommender_scorer(recommender),
-        parameters(mine, *([words] if words else [])),
-        {"alpha": recommender.alpha if isinstance(recommender, Hybrid) else 0.0, "lambda": mine.mixture.weight},
-        _seconds(report),
-        notes,
-    )
-
-
-@row("contrec-with-transitions", "ours", seeds=3)
-def contrec_with_transitions(ask: Ask) -> Fitted:
-    """What is served, and the same third expert: what the product would gain by it."""
-    return _with_transitions(ask, contrec(ask))
+    followed_by = recommender if isinstance(recommender, WithTransitions) else None
+    hybrid = followed_by.base if followed_by else recommender
+    configuration = {
+        "alpha": hybrid.alpha if isinstance(hybrid, Hybrid) else 0.0,
+        "lambda": mine.mixture.weight,
+        "transitions": followed_by.weight if followed_by else 0.0,
+    }
+    count = parameters(mine, *([words] if words else [])) + (len(followed_by.transitions.rows) if followed_by else 0)
+    return Fitted(recommender_scorer(recommender), count, configuration, _seconds(report), notes)
 
 
 @row("deftrec", "ours", seeds=1)
@@ -290,14 +291,29 @@ def remembered(scorer: Scorer) -> Scorer:
     return again
 
 
-def _words(path: Path) -> ContinuousRecommender:
+def _words(ask: Ask) -> tuple[ContinuousRecommender, float]:
+    """ContRec's text half, and its seconds. Where validation left it out of the bundle it is fitted again: same code,
+    same seed, same weights."""
+    path, report = contrec_bundle(ask)
+    seconds = _seconds(report, "signals", "text_half")
     _, words = halves(load_recommender(path))
-    if words is None:
-        raise ValueError(f"validation left the text half out of {path}: there is no text-only row on this set")
-    return words
+    if words is not None:
+        return words, seconds
+    folder = ask.folder / "words" / str(ask.seed)
+    part = folder / "model"
+    if not part.exists():
+        recipe = trunk_recipe([*ask.set.overrides, *tuned(ask.set_name, "contrec")])
+        run = Run(ask.prepared, ask.seed, "cpu", told)
+        signals = item_signals(recipe.signals, run)
+        folder.mkdir(parents=True, exist_ok=True)
+        words, _ = fit_words(recipe, run, signals.texts, signals.encoder, folder / "trunk.safetensors")
+        part.mkdir()
+        words.save(part)
+    return ContinuousRecommender.load(part), seconds
 
 
-def _encoder(path: Path) -> str:
+def _encoder(ask: Ask) -> str:
+    path, _ = contrec_bundle(ask)
     return str(json.loads((path / "text" / "encoder.json").read_text(encoding="utf-8"))["encoder"])
 
 

@@ -17,7 +17,7 @@ from bench.quality.models import MODELS
 from bench.quality.sets import SETS
 
 FOLDER = Path("docs/quality")
-REFERENCES = ("sasrec-ce", "id-text-ensemble")
+REFERENCES = ("sasrec-ce", "id-text-ensemble", "id-text-transition-ensemble")
 _HEAD = ("model", "seeds", "HR@10", "NDCG@10", "unmasked HR@10", "unmasked NDCG@10", "parameters", "seconds")
 
 

@@ -103,7 +103,7 @@ def _contrec(ask: Ask, overrides: list[str]) -> list[dict[str, float]]:
         bundles=ask.folder / "tuning",
         name="trial",
         seed=SEED,
-        overrides=[*overrides, "head.epochs=0", "text_half.epochs=0"],
+        overrides=[*overrides, "head.epochs=0", "text_half.epochs=0", "transitions.weights=[0.0]"],
         runs=ask.folder / "tuning-runs",
     )
     report = json.loads((path.parent / f"{path.name}.report.json").read_text(encoding="utf-8"))

@@ -2,7 +2,7 @@
 
     .venv/bin/python -m bench.serving.retrieval --items 10000 100000
 
-Medians of generating a taste and retrieving 10 items, one user and a batch of 8, on one thread; both halves of the
+Medians of generating a taste and retrieving 10 items, one user and a batch of 8, on one thread; every expert of the
 `small` recipe. The lists of the two are the same, which is checked.
 """
 
@@ -18,7 +18,7 @@ import torch
 
 from bench.serving.subject import make_recommender
 from model.continuous.hybrid import Hybrid
-from model.recommender import Dials
+from model.recommender import Dials, Recommender
 from model.sieve import PlainSieve
 
 SEED = 0
@@ -35,7 +35,8 @@ def main() -> None:
     for items in given.items:
         quick = make_recommender(items, given.weight)
         plain = make_recommender(items, given.weight)
-        for half in (plain.behaviour, plain.text):
+        assert isinstance(plain.base, Hybrid)
+        for half in (plain.base.behaviour, plain.base.text):
             half.sieve = PlainSieve(half.index.matrix, half.device)
         for batch in (1, 8):
             mine, theirs = _turns(quick, batch), _turns(plain, batch)
@@ -45,7 +46,7 @@ def main() -> None:
             print(f"{items:>9} {batch:>5} {fast:>11.2f} {slow:>10.2f} {slow / fast:>6.1f}")  # noqa: T201 - its purpose
 
 
-def _turns(recommender: Hybrid, batch: int) -> Callable[[], list[np.ndarray]]:
+def _turns(recommender: Recommender, batch: int) -> Callable[[], list[np.ndarray]]:
     draw = np.random.default_rng(SEED)
     items = len(recommender.catalogue)
     tokens = recommender.encode([draw.integers(0, items, 50) for _ in range(batch)])

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import numpy as np
 import torch
 
 from model.bundle import activate, write_bundle
@@ -30,6 +31,7 @@ from model.continuous.backbone import BackboneShape, Trunk
 from model.continuous.head import Head, HeadShape
 from model.continuous.hybrid import Hybrid
 from model.continuous.recommender import ContinuousRecommender, Mixture
+from model.continuous.transitions import Transitions, WithTransitions
 from service.stores import open_store
 from service.stores.contract import Event, append_all
 from tests.redis_server import free_port
@@ -42,10 +44,11 @@ HISTORY = 50
 WIDTH, LAYERS, HEADS, FEED_FORWARD, MAX_HISTORY, MAX_PROFILE = 128, 2, 2, 256, 200, 500
 HEAD_HIDDEN, HEAD_BLOCKS, HEAD_NORM, SAMPLES, TIMES = 256, 3, 2.0, 8, (0.7,)
 ALPHA = 0.5
+FOLLOWERS, WINDOW, DECAY, FLOOR = 100, 10, 0.8, 1e-3  # items known to have followed one: 41 on Sports, 217 on ML-1M
 
 
-def make_recommender(items: int, weight: float, seed: int = 0) -> Hybrid:
-    """Random weights of the `small` shapes, both halves. weight: lambda of the mixture; 0 is the trunk alone."""
+def make_recommender(items: int, weight: float, seed: int = 0) -> WithTransitions:
+    """Random weights of the `small` shapes, every expert. weight: lambda of the mixture; 0 is the trunk alone."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         trunk = Trunk(BackboneShape(WIDTH, LAYERS, HEADS, FEED_FORWARD, MAX_HISTORY))
@@ -71,7 +74,15 @@ def make_recommender(items: int, weight: float, seed: int = 0) -> Hybrid:
     behaviour = ContinuousRecommender(catalogue, trunk, head, vectors, bias, counts, mixture, max_profile=MAX_PROFILE)
     alone = Mixture(samples=1, times=TIMES, weight=0.0)
     text = ContinuousRecommender(catalogue, words, head, places, bias, counts, alone, max_profile=MAX_PROFILE)
-    return Hybrid(behaviour, text, ALPHA)
+    return WithTransitions(Hybrid(behaviour, text, ALPHA), _transitions(items, seed), 0.5, FLOOR)
+
+
+def _transitions(items: int, seed: int) -> Transitions:
+    draw, each = np.random.default_rng(seed), min(FOLLOWERS, items)
+    rows = np.sort((draw.integers(items, size=(items, 1)) + np.arange(each)) % items, axis=1)
+    counts = draw.random(rows.size, dtype=np.float32)
+    starts = np.arange(items + 1, dtype=np.int64) * each
+    return Transitions(starts, rows.ravel().astype(np.int32), counts, WINDOW, DECAY)
 
 
 def make_bundle(folder: Path, *, items: int, weight: float, seed: int = 0, name: str = NAME) -> Path:

@@ -27,7 +27,7 @@ from training.evaluate import evaluate, recommender_scorer
 from training.train import train
 
 SIGNALS = ("spectral", "lightgcn")
-SHARED = ("head.epochs=0", "text_half.epochs=0")
+SHARED = ("head.epochs=0", "text_half.epochs=0", "transitions.weights=[0.0]")
 
 
 def main() -> None:

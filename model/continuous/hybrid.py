@@ -26,6 +26,7 @@ from model.continuous.recommender import ContinuousRecommender
 from model.continuous.retrieval import ContinuousTaste, mix, retrieve_mixture
 from model.index import ItemIndex
 from model.recommender import Dials, Floats, Recommender, UserTokens, Walk
+from model.sieve import Slack
 
 HYBRID = "hybrid.json"  # what tells a bundle with two halves from one with a single half
 
@@ -118,18 +119,25 @@ class Hybrid(Recommender):
         return UserTokens(token.condition[self.behaviour.index.dimensions - 1 :], token.profile)
 
     def retrieve(self, taste: ContinuousTaste, eligible: Mask, k: int) -> tuple[Rows, Floats]:
-        mine, words = self._split(taste)
-        rough = taste.rough
-        if rough is None:
-            rough = self._added(self.behaviour.rough(mine), self.text.rough(words))
-        slack = self.behaviour.slack(mine).plus(self.text.slack(words), self.alpha)
-        return retrieve_mixture(self.index, taste, rough, slack, eligible, k)
+        return retrieve_mixture(self.index, taste, self.rough(taste), self.slack(taste), eligible, k)
 
     def score(self, taste: ContinuousTaste) -> Floats:
         return mix(taste.vectors @ self.index.matrix.T, taste.log_weights)
 
     def score_rows(self, taste: ContinuousTaste, rows: Rows) -> Floats:
         return mix(taste.vectors @ self.index.matrix[rows].T, taste.log_weights)
+
+    def rough(self, taste: ContinuousTaste) -> Floats:
+        """(N,) the score of every item, within `slack`."""
+        if taste.rough is not None:
+            return taste.rough
+        mine, words = self._split(taste)
+        return self._added(self.behaviour.rough(mine), self.text.rough(words))
+
+    def slack(self, taste: ContinuousTaste) -> Slack:
+        """How far `rough` may be from `score`, at most."""
+        mine, words = self._split(taste)
+        return self.behaviour.slack(mine).plus(self.text.slack(words), self.alpha)
 
     def neighbours(self, rows: Rows, eligible: Mask, k: int) -> tuple[Rows, Floats]:
         return self.behaviour.neighbours(rows, eligible, k)
@@ -160,8 +168,3 @@ class Hybrid(Recommender):
         behaviour = ContinuousRecommender.load(folder, device)
         text = ContinuousRecommender.load(folder / "text_half", device, catalogue=behaviour.catalogue)
         return cls(behaviour, text, json.loads((folder / HYBRID).read_text(encoding="utf-8"))["alpha"])
-
-
-def load_continuous(folder: Path, device: str = "cpu") -> Recommender:
-    """A bundle of kind `continuous`, with or without a text half; the caller has verified it."""
-    return (Hybrid if (folder / HYBRID).exists() else ContinuousRecommender).load(folder, device)

@@ -26,7 +26,8 @@ DENSE_ITEMS = 200_000
 """Largest catalogue whose rough scores a taste carries: 800 kB a request. Beyond it they are computed again."""
 
 _CHUNK = 2**20  # logits held at a time: 4 MB, which stay near the core and bound the memory of a batch
-_LEAST = -60.0  # a probability below e to this may have lost its order to float32
+LEAST = -60.0
+"""A log probability below it may have lost its order to float32, or be -inf."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +73,13 @@ def retrieve_mixture(
 
     rough: (N,) score of each item, right to within slack.
     """
-    candidates = possible(rough, slack, eligible, k, least=_LEAST)
+    return best_of(index, taste, possible(rough, slack, eligible, k, least=LEAST), k)
+
+
+def best_of(index: ItemIndex, taste: ContinuousTaste, candidates: Rows, k: int) -> tuple[Rows, Floats]:
+    """The min(k, candidates) best rows among candidates (n,) and their scores, best first."""
     if len(taste.vectors) == 1:
-        mask = np.zeros_like(eligible)
+        mask = np.zeros(len(index), dtype=np.bool_)
         mask[candidates] = True
         rows, scores = index.search(taste.vectors, mask, k)
         return rows[0], scores[0] + taste.log_weights[0]

@@ -9,12 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from bench.quality import __main__ as command
 from bench.quality import cells, graph, models, neural, page, sets, tuning
+from model import load_recommender
+from model.continuous.transitions import WithTransitions
+from model.recommender import Dials
+from tests.contracts.recommender_contract import HISTORIES
+from tests.model.fitted import fitted, toy_prepared
 from training.data.prepare import prepare
 from training.data.synthetic import Sizes
 from training.evaluate import Metrics
+from training.stages.transitions import fit_transitions
 
 
 @pytest.fixture
@@ -180,22 +187,48 @@ def test_scores_of_two_models_are_added_as_log_probabilities() -> None:
     np.testing.assert_allclose(both[0], expected, rtol=1e-5)
 
 
-def test_transitions_join_a_score_as_validation_wants_them(results: Path, toy_set: None) -> None:
-    for model in ("contrec", "contrec-with-transitions", "id-text-transition-ensemble"):
+def test_the_ensemble_gets_every_expert_that_ours_has(results: Path, toy_set: None) -> None:
+    """And what ours is without one of them is a row of its own."""
+    for model in ("contrec", "contrec-without-transitions", "id-text-ensemble", "id-text-transition-ensemble"):
         assert command.compute("toy", model, 0) == 0
     by_model = {cell.model: cell for cell in cells.read_all(results)}
-    chosen = by_model["contrec-with-transitions"].configuration["transitions"]
-    tried = {tuple(choice): reached for choice, reached in chosen["tried"]}
-    assert len(tried) == len(neural.WEIGHTS) * len(neural.FLOORS)
-    assert tried[chosen["weight"], chosen["floor"]] == max(tried.values())
-    assert by_model["contrec-with-transitions"].validation == pytest.approx(max(tried.values()), abs=1e-9)
-    assert by_model["contrec-with-transitions"].ranks != by_model["contrec"].ranks
+    whole, without = by_model["contrec"], by_model["contrec-without-transitions"]
+    assert whole.configuration == without.configuration | {"transitions": whole.configuration["transitions"]}
+    tried = whole.notes["transitions_fit"]["tried"]
+    assert whole.validation == pytest.approx(tried[f"{whole.configuration['transitions']:g}"], abs=1e-9)
+    assert without.validation == pytest.approx(tried["0"], abs=1e-9)
+    two, three = by_model["id-text-ensemble"], by_model["id-text-transition-ensemble"]
+    chosen = three.configuration["transitions"]
+    assert set(map(float, chosen["tried"])) == set(map(float, tried)), "the same weights stand to choose from"
+    assert three.validation == pytest.approx(max(chosen["tried"].values()), abs=1e-9)
+    assert two.validation == pytest.approx(max(two.configuration["tried"].values()), abs=1e-9)
+    assert three.validation >= two.validation
 
 
-def test_what_never_followed_is_unlikely_and_not_impossible() -> None:
-    follows = neural.smoothed(lambda users, histories: np.array([[3.0, 1, 0], [0, 0, 0]], dtype=np.float32), 0.01)
-    expected = np.log([[0.76, 0.26, 0.01], [0.01, 0.01, 0.01]])
-    np.testing.assert_allclose(follows(np.zeros(2, int), []), expected, rtol=1e-5)
+def test_an_expert_of_the_ensemble_is_fitted_where_validation_left_it_out_of_ours(
+    results: Path, toy_set: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = models.Ask(sets.load("toy"), sets.SETS["toy"], "toy", 0)
+    words, _ = neural._words(ask)
+    whole = load_recommender(neural.contrec_bundle(ask)[0])
+    assert neural.halves(whole)[1] is not None, "else the two below are the same"
+    monkeypatch.setattr(neural, "load_recommender", lambda path: neural.halves(whole)[0])
+    again, _ = neural._words(ask)
+    for one, other in zip(words.trunk.parameters(), again.trunk.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    np.testing.assert_array_equal(words.index.matrix, again.index.matrix)
+    assert command.compute("toy", "text-only", 0) == 0
+
+
+def test_the_expert_of_the_ensemble_scores_as_the_one_that_is_served() -> None:
+    prepared = toy_prepared()
+    table, whole = fit_transitions(prepared, 5), fitted().recommender(0.0)
+    served = WithTransitions(whole, table, 1.0, 1e-2)
+    tastes = served.generate(served.encode(HISTORIES), [Dials()] * len(HISTORIES))
+    expected = np.stack([served.score(taste) - whole.score(taste.base) for taste in tastes])
+    scores = neural.followed(table, 1e-2)(np.arange(len(HISTORIES)), HISTORIES)
+    np.testing.assert_allclose(scores, expected, atol=1e-4)
+    assert (scores[1] > 0).any()
 
 
 def test_the_real_sets_are_refused_in_one_sentence_where_they_are_absent(

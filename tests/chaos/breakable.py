@@ -15,6 +15,7 @@ from typing import Any
 
 from model.continuous.hybrid import Hybrid
 from model.continuous.recommender import ContinuousRecommender
+from model.continuous.transitions import WithTransitions
 from service.app import serve
 from service.settings import load_settings
 
@@ -35,7 +36,7 @@ def breakable(step: str, work: Callable[..., Any]) -> Callable[..., Any]:
 
 
 if __name__ == "__main__":
-    for kind in (ContinuousRecommender, Hybrid):  # a bundle is loaded as the second, which asks the first
+    for kind in (ContinuousRecommender, Hybrid, WithTransitions):  # a bundle is loaded as the last that it has
         for step in STEPS:
             setattr(kind, step, breakable(step, getattr(kind, step)))
     sys.exit(serve(load_settings()))

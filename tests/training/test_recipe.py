@@ -18,6 +18,7 @@ from training.recipes.continuous import (
     SignalsPart,
     TextHalfPart,
     TokenizerPart,
+    TransitionsPart,
     TrunkPart,
 )
 
@@ -28,6 +29,7 @@ PARTS: dict[str, type[BaseModel]] = {
     "trunk": TrunkPart,
     "head": HeadPart,
     "text_half": TextHalfPart,
+    "transitions": TransitionsPart,
 }
 FILE = Path(module.__file__).parent / "recipes" / "contrec.toml"
 
@@ -217,6 +219,11 @@ def test_a_value_inside_a_list_names_its_place(override: str) -> None:
 def test_numbers_that_do_not_fit_one_another_are_refused_before_anything_is_trained() -> None:
     assert refusal("trunk.width=64", "trunk.heads=3") == "trunk: width 64 must be an even multiple of heads 3"
     assert refusal("trunk.width=6", "trunk.heads=2") == "trunk: width 6 must be an even multiple of heads 2"
+    assert refusal("transitions.floor=0") == (
+        "transitions: floor must be above 0: the logarithm of nothing has no place in a score"
+    )
+    nothing = refusal("text_half.weights=[0.0]")
+    assert nothing == "text_half: weights has none above 0: say epochs = 0 to serve without a text half"
     assert refusal("head.times=[0.4, 0.6]") == "head: times must fall, as noise is taken away: not [0.4, 0.6]"
 
 

@@ -21,6 +21,7 @@ from training.recipe import Recipe, load_recipe
 from training.stages.head import fit_head
 from training.stages.text_half import fit_text_half
 from training.stages.tokenizer import fit_tokenizer
+from training.stages.transitions import fit_transitions
 from training.stages.trunk import fit_trunk
 from training.stages.windows import Windows
 from training.text import fit_hashed_text
@@ -59,6 +60,7 @@ class Everything:
     head: Mapping[str, Tensor]
     words: Mapping[str, Tensor]
     counts: np.ndarray
+    transitions: tuple[np.ndarray, ...]
 
 
 def fit(prepared: Prepared, recipe: Recipe) -> Everything:
@@ -71,6 +73,7 @@ def fit(prepared: Prepared, recipe: Recipe) -> Everything:
     trunk = fit_trunk(prepared, tokens, recipe.trunk, seed=0)
     head = fit_head(prepared, trunk.recommender(prepared, recipe.trunk.max_profile), recipe.head, recipe.trunk, seed=0)
     words = fit_text_half(prepared, text, recipe.text_half, recipe.trunk, seed=0)
+    followed = fit_transitions(prepared, recipe.transitions.keep)
     return Everything(
         collaborative,
         known,
@@ -83,6 +86,7 @@ def fit(prepared: Prepared, recipe: Recipe) -> Everything:
         head.head.state_dict(),
         {**words.trunk.state_dict(), **words.space.state_dict()},
         trunk.recommender(prepared, recipe.trunk.max_profile).counts,
+        (followed.starts, followed.rows, followed.counts),
     )
 
 
@@ -169,6 +173,11 @@ def test_the_text_half_is_blind(both: tuple[Everything, Everything]) -> None:
     assert equal(both[0].words, both[1].words)
 
 
+def test_the_transitions_are_blind(both: tuple[Everything, Everything]) -> None:
+    for one, other in zip(both[0].transitions, both[1].transitions, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_a_changed_training_event_is_seen_by_every_stage(worlds: tuple[Prepared, Prepared]) -> None:
     """Else the tests above would pass of a training that reads nothing."""
     recipe = load_recipe("contrec", "tiny", ONE_EPOCH)
@@ -180,11 +189,12 @@ def test_a_changed_training_event_is_seen_by_every_stage(worlds: tuple[Prepared,
     assert not np.array_equal(one.spectral, other.spectral)
     for name in ("tokenizer", "trunk", "space", "head", "words"):
         assert not equal(getattr(one, name), getattr(other, name)), name
+    assert not np.array_equal(one.transitions[1], other.transitions[1])
 
 
 def test_a_whole_run_is_blind_in_every_file_of_its_bundle(worlds: tuple[Prepared, Prepared], tmp_path: Path) -> None:
-    """Through `train` itself. Only the mixture and the text half's share may differ: validation is there to choose
-    them, and where the share is zero the half stays out of the bundle."""
+    """Through `train` itself. Only the mixture and the shares of text half and transitions may differ: validation is
+    there to choose them, and where a share is zero the expert stays out of the bundle."""
     files: list[dict[str, bytes]] = []
     for number, prepared in enumerate(worlds):
         prepared.write(tmp_path / f"data{number}")
@@ -194,7 +204,9 @@ def test_a_whole_run_is_blind_in_every_file_of_its_bundle(worlds: tuple[Prepared
         files.append({str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()})
     shared = files[0].keys() & files[1].keys()
     assert shared > {"items.safetensors", "tokenizer/weights.safetensors"}
-    assert all(name.startswith(("text_half/", "hybrid.json")) for name in files[0].keys() ^ files[1].keys())
+    assert all(
+        name.startswith(("text_half/", "hybrid.json", "transitions/")) for name in files[0].keys() ^ files[1].keys()
+    )
     differ = {name for name in shared if files[0][name] != files[1][name]}
     assert "manifest.json" in differ, "it names the data and what validation and test found"
-    assert differ <= {"manifest.json", "mixture.json", "hybrid.json"}
+    assert differ <= {"manifest.json", "mixture.json", "hybrid.json", "transitions/weight.json"}

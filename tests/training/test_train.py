@@ -18,6 +18,7 @@ from model.bundle import MANIFEST, active, list_bundles, read_manifest
 from model.continuous.hybrid import Hybrid
 from model.continuous.recommender import ContinuousRecommender
 from model.continuous.tokenizer import Tokenizer
+from model.continuous.transitions import WithTransitions
 from model.text import HashedText
 from training.baselines import fit_baselines
 from training.data.prepare import prepare
@@ -155,11 +156,15 @@ def test_the_loaded_bundle_scores_what_the_report_and_the_manifest_say(demo: Pre
     reached = [epoch["ndcg@10"] for epoch in trained.report["trunk"]["epochs"]]
     for epoch in trained.report["head"]["epochs"]:
         reached += [value for name, value in epoch.items() if name.startswith("ndcg@10")]
-    words = trained.report["text_half_fit"]
+    words, followed = trained.report["text_half_fit"], trained.report["transitions_fit"]
     assert words["tried"]["0"] == pytest.approx(max(reached), abs=1e-9), "the behaviour half alone"
-    assert trained.report["metrics"]["validation"]["ndcg@10"] == pytest.approx(words["tried"][f"{words['alpha']:g}"])
-    assert isinstance(recommender, Hybrid if words["alpha"] else ContinuousRecommender)
-    behaviour = recommender.behaviour if isinstance(recommender, Hybrid) else recommender
+    assert followed["tried"]["0"] == pytest.approx(words["tried"][f"{words['alpha']:g}"]), "both halves"
+    reached_in_all = trained.report["metrics"]["validation"]["ndcg@10"]
+    assert reached_in_all == pytest.approx(followed["tried"][f"{followed['weight']:g}"])
+    assert isinstance(recommender, WithTransitions) == (followed["weight"] > 0)
+    base = recommender.base if isinstance(recommender, WithTransitions) else recommender
+    assert isinstance(base, Hybrid if words["alpha"] else ContinuousRecommender)
+    behaviour = base.behaviour if isinstance(base, Hybrid) else base
     assert behaviour.mixture.weight == trained.report["head"]["weight"]
 
 
@@ -175,7 +180,7 @@ def test_the_report_holds_losses_seconds_memory_and_the_trunk_alone(trained: Tra
     assert 1 <= report["trunk"]["best_epoch"] <= 3
     assert len(report["head"]["epochs"]) == 2
     assert {"loss", "direction", "dispersive"} <= set(report["head"]["epochs"][0])
-    stages = {"signals", "tokenizer", "trunk", "head", "text_half", "evaluation"}
+    stages = {"signals", "tokenizer", "trunk", "head", "text_half", "transitions", "evaluation"}
     assert set(report["seconds"]) == set(report["peak_rss_mib"]) == stages
     assert all(seconds >= 0 for seconds in report["seconds"].values())
     assert report["seconds"]["trunk"] > 0

@@ -92,6 +92,26 @@ class TextHalfPart(Part):
     dropout: Share
     weights: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)]
 
+    @model_validator(mode="after")
+    def _wants_something(self) -> Self:
+        if self.epochs and max(self.weights) == 0:
+            raise ValueError("weights has none above 0: say epochs = 0 to serve without a text half")
+        return self
+
+
+class TransitionsPart(Part):
+    """What followed the last items (model/continuous/transitions.py), counted, its log share added to the score."""
+
+    keep: Count
+    floor: Share
+    weights: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _has_a_floor(self) -> Self:
+        if self.floor == 0:
+            raise ValueError("floor must be above 0: the logarithm of nothing has no place in a score")
+        return self
+
 
 class HeadPart(Part):
     """The anchored diffusion head (model/continuous/head.py), trained on the frozen trunk."""
@@ -132,3 +152,4 @@ class ContinuousRecipe(Recipe):
     trunk: TrunkPart
     head: HeadPart
     text_half: TextHalfPart
+    transitions: TransitionsPart

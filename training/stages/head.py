@@ -17,18 +17,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model.catalogue import Rows
 from model.continuous.backbone import Trunk
 from model.continuous.head import Head, HeadShape, direction_loss, dispersive_loss, draw_times
 from model.continuous.recommender import ContinuousRecommender, Mixture
-from model.recommender import Dials, Floats, UserTokens
 from training.data.prepared import Prepared
-from training.evaluate import Metrics, Scorer, evaluate, paired_bootstrap
+from training.evaluate import paired_bootstrap
 from training.progress import Progress, silent
 from training.stages.loop import EVERY, Loop, own_randomness
 from training.stages.negatives import Disliked, centroids, margin_loss, pairwise_loss, preferdiff_loss
 from training.stages.softmax import catalogue_cross_entropy
 from training.stages.trunk import read_states
+from training.stages.validation import Validation
 from training.stages.windows import Batch, Windows
 
 if TYPE_CHECKING:
@@ -78,9 +77,9 @@ def fit_head(
     with own_randomness(seed, device):
         head = Head(HeadShape(trunk_part.width, part.hidden, part.blocks, part.norm)).to(device)
         optimiser = torch.optim.AdamW(head.parameters(), lr=part.learning_rate, betas=(0.9, 0.98))
-        validate = _Validation(anchor, prepared, trunk_part.validation_users, seed)
+        validate = Validation(anchor, prepared, trunk_part.validation_users, seed)
         standing = Mixture(part.samples, part.times, 0.0)
-        alone = validate(head, standing)
+        alone = validate(anchor.with_head(head, standing))
         loop = Loop(checkpoint, {"head": head}, optimiser, generator=generator, device=device, every=keep_every)
         place = loop.place
         windows = Windows(*prepared.train_histories(), trunk_part.max_history, trunk_part.max_profile)
@@ -109,7 +108,7 @@ def fit_head(
             values = dict(zip(LOSSES, (sums / part.steps_per_epoch).tolist(), strict=True))
             for weight in sorted({w for w in part.weights if w > 0}):
                 mixture = replace(standing, weight=weight)
-                reached = validate(head, mixture).ndcg(10)
+                reached = validate(anchor.with_head(head, mixture)).ndcg(10)
                 values[f"ndcg@10 lambda={weight:g}"] = reached
                 if place.best is None or reached > place.best:
                     place.best, place.best_weight = reached, weight
@@ -122,33 +121,11 @@ def fit_head(
         if place.best is None:
             return FittedHead(head, standing, place.epochs)
         mixtures = [replace(standing, weight=place.best_weight, guidance=guidance) for guidance in part.guidance]
-        found = [validate(head, mixture) for mixture in mixtures]
+        found = [validate(anchor.with_head(head, mixture)) for mixture in mixtures]
         best = int(np.argmax([metrics.ndcg(10) for metrics in found]))
         lead = paired_bootstrap(found[best], alone)
     guidance = {mixture.guidance: metrics.ndcg(10) for mixture, metrics in zip(mixtures, found, strict=True)}
     return FittedHead(head, mixtures[best] if lead[1] > 0 else standing, place.epochs, lead, guidance)
-
-
-class _Validation:
-    """Validation metrics of a head and a mixture; the trunk reads each history once."""
-
-    def __init__(self, anchor: ContinuousRecommender, prepared: Prepared, users: int, seed: int) -> None:
-        self._anchor, self._prepared, self._users, self._seed = anchor, prepared, users, seed
-        self._tokens: dict[int, UserTokens] = {}
-
-    def __call__(self, head: Head, mixture: Mixture) -> Metrics:
-        scorer = self._scorer(self._anchor.with_head(head, mixture))
-        return evaluate(scorer, self._prepared, "validation", users=self._users, seed=self._seed)
-
-    def _scorer(self, recommender: ContinuousRecommender) -> Scorer:
-        def scorer(users: np.ndarray[tuple[int], np.dtype[np.int64]], histories: list[Rows]) -> Floats:
-            new = [n for n, user in enumerate(users.tolist()) if user not in self._tokens]
-            encoded = recommender.encode([histories[n] for n in new])
-            self._tokens.update(zip((int(users[n]) for n in new), encoded, strict=True))
-            tokens = [self._tokens[user] for user in users.tolist()]
-            return np.stack([recommender.score(t) for t in recommender.generate(tokens, [Dials()] * len(tokens))])
-
-        return scorer
 
 
 def _losses(

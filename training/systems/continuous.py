@@ -1,4 +1,4 @@
-"""ContRec: signals, tokenizer, trunk, head, text half.
+"""ContRec: signals, tokenizer, trunk, head, text half, transitions.
 
 built = build(recipe, run)
 """
@@ -14,6 +14,7 @@ from model.continuous.cold import ColdItems, ColdWords
 from model.continuous.hybrid import Hybrid
 from model.continuous.recommender import ContinuousRecommender
 from model.continuous.space import ItemSpace, TextSpace
+from model.continuous.transitions import WithTransitions
 from model.recommender import Recommender
 from model.text import HASHED, TextEncoder
 from training.language import language_trunk
@@ -23,6 +24,7 @@ from training.signals import item_signals
 from training.stages.head import fit_head
 from training.stages.text_half import choose_alpha, fit_text_half
 from training.stages.tokenizer import fit_tokenizer
+from training.stages.transitions import choose_weight, fit_transitions
 from training.stages.trunk import fit_trunk
 from training.text import fit_hashed_text
 
@@ -62,7 +64,7 @@ def build(recipe: ContinuousRecipe, run: Run) -> Built:
     assert isinstance(fitted.space, ItemSpace)
     behaviour.cold = ColdItems(tokenizer, fitted.space.project.weight, signals.encoder, recipe.signals.text_encoder)
     beside: dict[str, Recommender] = {"trunk_alone": behaviour if head.mixture.weight == 0 else anchor}
-    recommender: ContinuousRecommender | Hybrid = behaviour
+    base: ContinuousRecommender | Hybrid = behaviour
     if recipe.text_half.epochs:
         with run.stage("text_half") as checkpoint:
             words, its = fit_words(recipe, run, signals.texts, signals.encoder, checkpoint)
@@ -70,8 +72,19 @@ def build(recipe: ContinuousRecipe, run: Run) -> Built:
             behaviour, words, prepared, recipe.text_half.weights, users=recipe.trunk.validation_users, seed=seed
         )
         run.report["text_half_fit"] = {**its, "alpha": alpha, "tried": tried, "lead": lead}
-        recommender = Hybrid(behaviour, words, alpha) if alpha > 0 else behaviour
+        base = Hybrid(behaviour, words, alpha) if alpha > 0 else behaviour
         beside |= {"behaviour_half": behaviour, "text_half": words}
+    recommender: ContinuousRecommender | Hybrid | WithTransitions = base
+    if max(recipe.transitions.weights) > 0:
+        with run.stage("transitions"):
+            counted = fit_transitions(prepared, recipe.transitions.keep)
+            weight, tried, lead = choose_weight(
+                base, counted, prepared, recipe.transitions, users=recipe.trunk.validation_users, seed=seed
+            )
+        run.report["transitions_fit"] = {"weight": weight, "tried": tried, "lead": lead}
+        if weight > 0:
+            recommender = WithTransitions(base, counted, weight, recipe.transitions.floor)
+            beside["without_transitions"] = base
     fill = functools.partial(recommender.save, include_base=recipe.language.include_base)
     return Built(recommender, fill, beside)
 

@@ -1,0 +1,220 @@
+"""What followed the last items: a third expert beside trunk and words, counted instead of learnt.
+
+    score(i) = base(i) + weight * log((share_i + floor) / floor)
+    share_i  = the part of item i in what followed the last `window` items of the history, older ones counting less
+
+A trunk forgets what it saw once; a table of counts does not, and their errors differ. The expert's log probability is
+added like that of the text half (hybrid.py), but for a constant of its own: where nothing followed, the score is the
+base's. Weight and floor come from validation and travel in the bundle. Knows a recommender by the one interface and
+the two bounds that exact retrieval needs.
+
+    recommender = WithTransitions(base, transitions, weight=0.5, floor=1e-3)
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from model.catalogue import Item, Mask, Rows
+from model.continuous.hybrid import HYBRID, Hybrid
+from model.continuous.recommender import ContinuousRecommender
+from model.continuous.retrieval import LEAST, ContinuousTaste, best_of
+from model.recommender import Dials, Floats, Recommender, UserTokens, Walk, best
+from model.sieve import possible
+
+TRANSITIONS = "transitions"  # the folder that tells a bundle with this expert from one without
+_NOBODY = -1  # fills up the last items of a short history
+
+
+@dataclass(frozen=True, slots=True)
+class Transitions:
+    """How often which items followed each item, as rows of a sparse matrix (N, N).
+
+    starts: (N + 1,) int64, where each item's line begins; rows, counts: (nnz,) int32 and float32, what followed it
+    and how often, weighed as training has it. window: how many last items are asked. decay: of the count, an item
+    further back.
+    """
+
+    starts: NDArray[np.int64]
+    rows: NDArray[np.int32]
+    counts: Floats
+    window: int
+    decay: float
+
+    def after(self, last: Rows) -> tuple[Rows, Floats]:
+        """last: rows, newest first, at most `window`. What followed them, ascending, and the share of each: sum 1.
+
+        Rows that training did not know say nothing.
+        """
+        known = [(int(row), self.decay**back) for back, row in enumerate(last) if 0 <= row < len(self.starts) - 1]
+        lines = [(slice(self.starts[row], self.starts[row + 1]), weight) for row, weight in known]
+        if not lines:
+            return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
+        followed = np.concatenate([self.rows[line] for line, _ in lines])
+        counts = np.concatenate([self.counts[line] * np.float32(weight) for line, weight in lines])
+        rows, places = np.unique(followed, return_inverse=True)
+        weights = np.bincount(places, weights=counts, minlength=len(rows))
+        return rows.astype(np.int64), (weights / weights.sum()).astype(np.float32)
+
+    def save(self, folder: Path) -> None:
+        """Writes both files into a folder that it makes."""
+        folder.mkdir()
+        arrays = {"starts": self.starts, "rows": self.rows, "counts": self.counts}
+        save_file(arrays, folder / "counts.safetensors")
+        _write(folder / "window.json", {"window": self.window, "decay": self.decay})
+
+    @classmethod
+    def load(cls, folder: Path) -> Transitions:
+        """Reads what `save` wrote; the caller has verified the bundle."""
+        return cls(**load_file(folder / "counts.safetensors"), **_read(folder / "window.json"))
+
+
+@dataclass(frozen=True, slots=True)
+class FollowedTaste:
+    """base: the taste of the recommender beneath. rows (m,), bonus (m,): what followed, and what it adds to a score."""
+
+    base: ContinuousTaste
+    rows: Rows
+    bonus: Floats
+
+
+class WithTransitions(Recommender):
+    """weight: of the expert's log probability, above zero.
+
+    floor: the share that an item has which never followed; the smaller, the more it counts to have followed at all.
+    Raises ValueError where the table knows more items than the base, or for a weight or floor that is not positive.
+    """
+
+    kind = "continuous"
+
+    def __init__(
+        self, base: ContinuousRecommender | Hybrid, transitions: Transitions, weight: float, floor: float
+    ) -> None:
+        super().__init__(base.catalogue)
+        if len(transitions.starts) - 1 > len(base.catalogue):
+            raise ValueError(f"transitions of {len(transitions.starts) - 1} items for {len(base.catalogue)}")
+        if not (weight > 0 and floor > 0):
+            raise ValueError(f"weight is {weight}, floor {floor}: without transitions serve the base alone")
+        self.base = base
+        self.transitions = transitions
+        self.weight = weight
+        self.floor = floor
+
+    def with_weight(self, weight: float) -> WithTransitions:
+        """The same expert in another proportion."""
+        return WithTransitions(self.base, self.transitions, weight, self.floor)
+
+    def with_items(self, items: Sequence[Item]) -> WithTransitions:
+        """Nothing is known to have followed a new item, and it has followed none."""
+        twin = copy.copy(self)
+        twin.base = self.base.with_items(items)
+        twin.catalogue = twin.base.catalogue
+        return twin
+
+    # ------------------------------------------------------------------------------------------------------------
+    # The three steps
+
+    def encode(self, histories: Sequence[Rows]) -> list[UserTokens]:
+        """condition: the base's, then the rows of the last `window` items, newest first: float32 holds them exactly."""
+        return [
+            UserTokens(np.concatenate([token.condition, self._last(history)]), token.profile)
+            for token, history in zip(self.base.encode(histories), histories, strict=True)
+        ]
+
+    def _last(self, history: Rows) -> Floats:
+        last = np.full(self.transitions.window, _NOBODY, dtype=np.float32)
+        newest = history[: -self.transitions.window - 1 : -1]
+        last[: len(newest)] = newest
+        return last
+
+    def base_tokens(self, token: UserTokens) -> UserTokens:
+        """What the base made of the history."""
+        return UserTokens(token.condition[: -self.transitions.window], token.profile)
+
+    def generate(self, tokens: Sequence[UserTokens], dials: Sequence[Dials]) -> list[FollowedTaste]:
+        """explore turns the base, and takes as much from what followed: that is what everybody expects."""
+        tastes = self.base.generate([self.base_tokens(token) for token in tokens], dials)
+        return [self._followed(*one) for one in zip(tokens, dials, tastes, strict=True)]
+
+    def _followed(self, token: UserTokens, dial: Dials, taste: ContinuousTaste) -> FollowedTaste:
+        rows, share = self.transitions.after(token.condition[-self.transitions.window :].astype(np.int64))
+        bonus = np.float32(self.weight * (1 - dial.explore)) * np.log1p(share / np.float32(self.floor))
+        return FollowedTaste(taste, rows, bonus)
+
+    def retrieve(self, taste: FollowedTaste, eligible: Mask, k: int) -> tuple[Rows, Floats]:
+        """Exact; `score` is the plain twin."""
+        bonus = self._bonus(taste)
+        # What lies below LEAST in the base may be anything below it; here it lies at most the greatest bonus higher.
+        least = LEAST + float(taste.bonus.max(initial=0))
+        slack = self.base.slack(taste.base)
+        candidates = possible(self.base.rough(taste.base) + bonus, slack, eligible, k, least=least)
+        rows, scores = best_of(self.base.index, taste.base, candidates, len(candidates))
+        order = np.argsort(rows)  # so that equal scores go to the lower row
+        rows, scores = rows[order], scores[order] + bonus[rows[order]]
+        places, scores = best(scores, np.ones(len(rows), dtype=np.bool_), k)
+        return rows[places], scores
+
+    def score(self, taste: FollowedTaste) -> Floats:
+        found: Floats = self.base.score(taste.base) + self._bonus(taste)
+        return found
+
+    def score_rows(self, taste: FollowedTaste, rows: Rows) -> Floats:
+        found: Floats = self.base.score_rows(taste.base, rows) + self._bonus(taste)[rows]
+        return found
+
+    def _bonus(self, taste: FollowedTaste) -> Floats:
+        bonus = np.zeros(len(self.catalogue), dtype=np.float32)
+        bonus[taste.rows] = taste.bonus
+        return bonus
+
+    # ------------------------------------------------------------------------------------------------------------
+    # For lists, reasons and the eye: the base's affair
+
+    def neighbours(self, rows: Rows, eligible: Mask, k: int) -> tuple[Rows, Floats]:
+        return self.base.neighbours(rows, eligible, k)
+
+    def unit_vectors(self, rows: Rows) -> Floats:
+        return self.base.unit_vectors(rows)
+
+    def trace(self, tokens: Sequence[UserTokens], dials: Sequence[Dials]) -> list[tuple[Walk, ...]]:
+        return self.base.trace([self.base_tokens(token) for token in tokens], dials)
+
+    # ------------------------------------------------------------------------------------------------------------
+    # Files of a bundle
+
+    def save(self, folder: Path, *, include_base: bool = True) -> None:
+        """The base as it lies in a bundle of its own, and the table with weight and floor in transitions/."""
+        self.base.save(folder, include_base=include_base)
+        self.transitions.save(folder / TRANSITIONS)
+        _write(folder / TRANSITIONS / "weight.json", {"weight": self.weight, "floor": self.floor})
+
+    @classmethod
+    def around(cls, base: ContinuousRecommender | Hybrid, folder: Path) -> WithTransitions:
+        """Reads what `save` wrote beside the base, which the caller has read."""
+        found = _read(folder / TRANSITIONS / "weight.json")
+        return cls(base, Transitions.load(folder / TRANSITIONS), found["weight"], found["floor"])
+
+
+def load_continuous(folder: Path, device: str = "cpu") -> Recommender:
+    """A bundle of kind `continuous`, with whatever experts it has; the caller has verified it."""
+    half = Hybrid if (folder / HYBRID).exists() else ContinuousRecommender
+    base = half.load(folder, device)
+    return WithTransitions.around(base, folder) if (folder / TRANSITIONS).exists() else base
+
+
+def _write(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value) + "\n", encoding="utf-8")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return value

@@ -1,0 +1,238 @@
+"""What followed the last items: the share by hand and by the baseline, exact retrieval, new items, and a bundle."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from model import load_recommender
+from model.bundle import write_bundle
+from model.catalogue import Item
+from model.continuous.recommender import ContinuousRecommender
+from model.continuous.retrieval import LEAST
+from model.continuous.transitions import Transitions, WithTransitions
+from model.recommender import Dials, Recommender, UserTokens, best
+from tests.contracts.recommender_contract import (
+    HISTORIES,
+    ITEMS,
+    WORLD,
+    RecommenderContract,
+    everything,
+    rows_of,
+)
+from tests.model import fitted as toy
+from tests.model.test_continuous_hybrid import hybrid
+from training import baselines
+from training.stages.transitions import choose_weight, fit_transitions
+
+NEW = [Item("new-1", "Orchard part 3", ("orchard",)), Item("new-2", text="Part 5 of the harbour walk.")]
+
+
+@functools.cache
+def counted() -> Transitions:
+    return fit_transitions(toy.toy_prepared(), keep=5)
+
+
+def with_transitions(base: str = "hybrid", weight: float = 0.5, mixture: float = 0.5) -> WithTransitions:
+    beneath = hybrid(mixture) if base == "hybrid" else toy.fitted().recommender(mixture)
+    return WithTransitions(beneath, counted(), weight, 1e-3)
+
+
+def elsewhere(base: ContinuousRecommender, vectors: Tensor, bias: Tensor | None = None) -> ContinuousRecommender:
+    """The same trunk and head over items that lie elsewhere."""
+    bias, counts = base.bias if bias is None else bias, torch.from_numpy(base.counts)
+    parts = base.catalogue, base.trunk, base.head, vectors, bias, counts, base.mixture
+    return ContinuousRecommender(*parts, max_profile=base.max_profile)
+
+
+class _WithTransitions(RecommenderContract):
+    base: str
+    mixture: float
+
+    def build(self) -> Recommender:
+        return with_transitions(self.base, mixture=self.mixture)
+
+    def answers_visible_by_eye(self, recommender: Recommender) -> None:
+        for history, answer in (([0, 1, 2, 3], 4), ([15, 16, 17], 18), ([9, 10, 11], 0)):
+            rows, _ = recommender.recommend(rows_of(*history), k=1)
+            assert rows.tolist() == [answer]
+        near, _ = recommender.neighbours(rows_of(3, 4), everything(), 4)
+        assert (near < WORLD).all(), "neighbours are of the same world"
+
+
+class TestOverAHybridWithMixture(_WithTransitions):
+    base, mixture = "hybrid", 0.5
+
+
+class TestOverAHybridOfTrunks(_WithTransitions):
+    base, mixture = "hybrid", 0.0
+
+
+class TestOverAMixture(_WithTransitions):
+    base, mixture = "behaviour", 1.0
+
+
+class TestOverATrunk(_WithTransitions):
+    base, mixture = "behaviour", 0.0
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# The table
+
+
+def test_the_share_by_hand() -> None:
+    """Item 0 was followed by 1 (3 times) and 2 (once), item 1 by 2 (twice), item 2 by nothing."""
+    counts = np.array([3, 1, 2], dtype=np.float32)
+    table = Transitions(np.array([0, 2, 3, 3]), np.array([1, 2, 2], dtype=np.int32), counts, window=2, decay=0.5)
+    rows, share = table.after(rows_of(1, 0))  # newest first: 2 * 1 for item 2, and half of (3, 1)
+    assert rows.tolist() == [1, 2]
+    np.testing.assert_allclose(share, [1.5 / 4, 2.5 / 4])
+    for nothing in (rows_of(), rows_of(2), rows_of(-1, -1), rows_of(3)):
+        rows, share = table.after(nothing)
+        assert len(rows) == len(share) == 0
+
+
+def test_the_share_is_that_of_the_baseline_for_every_history() -> None:
+    prepared = toy.toy_prepared()
+    whole, table = baselines.Transitions.fit(prepared), fit_transitions(prepared, keep=ITEMS)
+    for history in HISTORIES:
+        scores = whole(rows_of(0), [history])[0]
+        rows, share = table.after(history[::-1][: table.window])
+        expected = np.zeros(ITEMS, dtype=np.float32)
+        expected[rows] = share
+        np.testing.assert_allclose(expected * scores.sum(), scores, rtol=1e-5, atol=1e-6)
+
+
+def test_it_keeps_what_followed_most() -> None:
+    prepared = toy.toy_prepared()
+    dense = baselines.Transitions.fit(prepared).follows.toarray()
+    table = fit_transitions(prepared, keep=3)
+    assert table.starts.tolist() == [*np.cumsum([0, *np.minimum((dense > 0).sum(axis=1), 3)])]
+    for row in range(ITEMS):
+        line = slice(table.starts[row], table.starts[row + 1])
+        assert sorted(table.rows[line].tolist()) == sorted(np.argsort(-dense[row], kind="stable")[:3].tolist())
+        np.testing.assert_array_equal(table.counts[line], dense[row, table.rows[line]])
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# The score
+
+
+@pytest.mark.parametrize("base", ["hybrid", "behaviour"])
+@pytest.mark.parametrize("explore", [0.0, 0.6, 1.0])
+def test_the_score_is_the_base_s_and_the_logarithm_of_the_share(base: str, explore: float) -> None:
+    whole, dials = with_transitions(base, weight=0.7), Dials(explore, seed=3)
+    for history in HISTORIES:
+        (taste,) = whole.generate(whole.encode([history]), [dials])
+        (its,) = whole.base.generate(whole.base.encode([history]), [dials])
+        share = np.zeros(ITEMS)
+        rows, known = counted().after(history[::-1][: counted().window])
+        share[rows] = known
+        expected = whole.base.score(its) + 0.7 * (1 - explore) * (np.log(share + 1e-3) - math.log(1e-3))
+        np.testing.assert_allclose(whole.score(taste), expected, atol=2e-4)
+        some = rows_of(5, 0, 17)
+        np.testing.assert_allclose(whole.score_rows(taste, some), expected[some], atol=2e-4)
+        found, scores = whole.retrieve(taste, everything(), 7)
+        plain_rows, plain_scores = best(whole.score(taste), everything(), 7)
+        np.testing.assert_array_equal(found, plain_rows)
+        np.testing.assert_allclose(scores, plain_scores, atol=2e-4)
+
+
+@pytest.mark.parametrize("mixture", [0.0, 0.5])
+def test_retrieval_is_exact_where_the_base_calls_hopeless_what_followed(mixture: float) -> None:
+    """e to the -120 is 0 in float32, so the rough score of item 7 is -inf; having followed lifts it to the second."""
+    base = toy.fitted().recommender(mixture)
+    bias = torch.full((ITEMS,), -200.0)
+    bias[0], bias[1], bias[7] = 0.0, -50.0, -120.0
+    silent = elsewhere(base, torch.zeros_like(base.vectors), bias)
+    line = np.array([0, 0, 0, 0, *[1] * (ITEMS - 3)], dtype=np.int64)
+    table = Transitions(line, np.array([7], dtype=np.int32), np.ones(1, dtype=np.float32), window=3, decay=0.5)
+    whole = WithTransitions(silent, table, 4.0, 1e-9)
+    (taste,) = whole.generate(whole.encode([rows_of(3)]), [Dials()])
+    assert silent.score(taste.base)[7] < LEAST < silent.score(taste.base)[1]
+    rows, scores = whole.retrieve(taste, everything(), 2)
+    assert rows.tolist() == [0, 7]
+    np.testing.assert_allclose(scores, [0.0, -120.0 + 4 * math.log(1e9)], atol=1e-2)
+
+
+def test_the_last_items_are_in_the_tokens_and_older_ones_are_not() -> None:
+    whole = with_transitions("behaviour")
+    long = np.arange(WORLD, dtype=np.int64)
+    (token,) = whole.encode([long])
+    assert token.condition[-10:].tolist() == long[::-1][:10].tolist()
+    (short,) = whole.encode([rows_of(7, 3)])
+    assert short.condition[-10:].tolist() == [3, 7, *[-1] * 8]
+    (beneath,) = whole.base.encode([long])
+    np.testing.assert_array_equal(whole.base_tokens(token).condition, beneath.condition)
+    assert len(UserTokens.from_bytes(token.to_bytes()).condition) == len(token.condition)
+
+
+def test_reasons_name_the_item_that_was_followed() -> None:
+    """A base that says nothing: then what followed the last item is all there is."""
+    base = toy.fitted().recommender(0.0)
+    silent = WithTransitions(base, counted(), 50.0, 1e-3)
+    why = silent.explain(rows_of(15, 3), rows_of(4))
+    assert why.because[0][0][0] == 3
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    base = toy.fitted().recommender(0.0)
+    for weight, floor in ((0.0, 1e-3), (-1.0, 1e-3), (0.5, 0.0), (math.nan, 1e-3)):
+        with pytest.raises(ValueError, match="serve the base alone"):
+            WithTransitions(base, counted(), weight, floor)
+    more = replace(counted(), starts=np.append(counted().starts, counted().starts[-1]))
+    with pytest.raises(ValueError, match="transitions of 25 items for 24"):
+        WithTransitions(base, more, 0.5, 1e-3)
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# New items, bundle, weight
+
+
+@pytest.mark.parametrize("base", ["hybrid", "behaviour"])
+def test_a_new_item_is_found_and_followed_by_nothing_known(base: str) -> None:
+    known = with_transitions(base)
+    grown = known.with_items(NEW)
+    assert len(known.catalogue) == ITEMS, "the snapshot before stays as it is"
+    rows, _ = grown.recommend(rows_of(0, 1, 2, 3), k=ITEMS + 2, seen=rows_of())
+    assert sorted(rows.tolist()) == list(range(ITEMS + 2))
+    (taste,) = grown.generate(grown.encode([rows_of(ITEMS, ITEMS + 1)]), [Dials()])
+    assert len(taste.rows) == 0
+    np.testing.assert_array_equal(grown.score(taste), grown.base.score(taste.base))
+
+
+@pytest.mark.parametrize("base", ["hybrid", "behaviour"])
+def test_a_bundle_gives_it_back(base: str, tmp_path: Path) -> None:
+    whole = with_transitions(base, weight=0.25)
+    path = write_bundle(
+        tmp_path, "toy", kind=whole.kind, recipe="toy", config={}, data_fingerprint="f", metrics={}, fill=whole.save
+    )
+    back = load_recommender(path)
+    assert isinstance(back, WithTransitions)
+    assert (back.weight, back.floor) == (0.25, 1e-3)
+    for one, other in ((whole, back), (whole.with_items(NEW), back.with_items(NEW))):
+        for history in HISTORIES:
+            for found, expected in zip(one.recommend(history, 9), other.recommend(history, 9), strict=True):
+                np.testing.assert_array_equal(found, expected)
+
+
+def test_the_weight_is_the_best_of_validation_where_its_lead_is_sure_and_none_where_it_is_not() -> None:
+    whole = toy.fitted()
+    part = whole.recipe.transitions.model_copy(update={"weights": (0.0, 0.5, 1.0)})
+    # A trunk that reads nothing knows no chain: what followed does.
+    mute = elsewhere(whole.recommender(0.0), torch.zeros(ITEMS, whole.recipe.trunk.width))
+    weight, tried, lead = choose_weight(mute, counted(), whole.prepared, part, users=1000, seed=0)
+    assert set(tried) == {"0", "0.5", "1"}
+    assert weight == float(max(("0.5", "1"), key=lambda name: tried[name]))
+    assert lead[0] == pytest.approx(tried[f"{weight:g}"] - tried["0"])
+    assert lead[1] > 0
+    # A table that says the opposite of what happened can only harm, and is left out.
+    wrong = replace(counted(), rows=(counted().rows + WORLD) % ITEMS)
+    assert choose_weight(whole.recommender(0.0), wrong, whole.prepared, part, users=1000, seed=0)[0] == 0.0
