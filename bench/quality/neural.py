@@ -148,9 +148,10 @@ def followed(table: Transitions, floor: float) -> Scorer:
     """log((share + floor) / floor) of what followed the last items."""
 
     def scorer(users: NDArray[np.int64], histories: list[Rows]) -> Floats:
-        scores = np.zeros((len(users), len(table.starts) - 1), dtype=np.float32)
+        scores = np.zeros((len(users), len(table)), dtype=np.float32)
         for line, history in zip(scores, histories, strict=True):
-            rows, share = table.after(history[::-1][: table.window])
+            last = history[::-1][: table.window]
+            rows, share = table.after(last, table.weights(len(last)))
             line[rows] = np.log1p(share / np.float32(floor))
         return scores
 

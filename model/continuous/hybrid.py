@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from model.catalogue import Item, Mask, Rows
 from model.continuous.recommender import ContinuousRecommender
@@ -141,6 +142,15 @@ class Hybrid(Recommender):
 
     def neighbours(self, rows: Rows, eligible: Mask, k: int) -> tuple[Rows, Floats]:
         return self.behaviour.neighbours(rows, eligible, k)
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """(N,) interactions in training."""
+        return self.behaviour.counts
+
+    def nearest(self, rows: Rows, among: Mask, k: int) -> Rows:
+        """By what the items say: see `ContinuousRecommender.nearest`."""
+        return self.text.nearest(rows, among, k)
 
     # ------------------------------------------------------------------------------------------------------------
     # For lists, reasons and the eye: the behaviour half's space

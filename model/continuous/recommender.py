@@ -44,6 +44,8 @@ from model.recommender import Dials, Floats, Recommender, UserTokens, Walk, best
 from model.sieve import Sieve, Slack, make_sieve
 from model.text import item_text, unit
 
+_TOGETHER = 2**22  # cosines held at a time: 16 MB
+
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
@@ -219,6 +221,19 @@ class ContinuousRecommender(Recommender):
             return best(self.counts.astype(np.float32), eligible, k)
         likeness = self.index.matrix[:, :-1] @ self.unit_vectors(rows).mean(axis=0) / self._lengths
         return best(likeness, eligible, k)
+
+    def nearest(self, rows: Rows, among: Mask, k: int) -> Rows:
+        """(n, k) of each of rows the k nearest items among (N,) by cosine, -1 where there is none: an item at the
+        origin is near nothing."""
+        near = np.full((len(rows), k), -1, dtype=np.int64)
+        together = max(1, _TOGETHER // max(1, len(among)))
+        for at in range(0, len(rows), together):
+            vectors = self.index.matrix[rows[at : at + together], :-1]
+            likeness = (vectors @ self.index.matrix[:, :-1].T) / self._lengths
+            for line, (vector, one) in enumerate(zip(vectors, likeness, strict=True), start=at):
+                found = best(one, among, k)[0] if vector.any() else among[:0]
+                near[line, : len(found)] = found
+        return near
 
     # ------------------------------------------------------------------------------------------------------------
     # For the eye

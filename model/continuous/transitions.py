@@ -5,8 +5,9 @@
 
 A trunk forgets what it saw once; a table of counts does not, and their errors differ. The expert's log probability is
 added like that of the text half (hybrid.py), but for a constant of its own: where nothing followed, the score is the
-base's. Weight and floor come from validation and travel in the bundle. Knows a recommender by the one interface and
-the two bounds that exact retrieval needs.
+base's. An item that training never met has no counts, and the bonus of the others would bury it: the known items
+nearest to it stand in for it, as what follows and as what is followed. Weight and floor come from validation and
+travel in the bundle. Knows a recommender by the one interface and what exact retrieval needs.
 
     recommender = WithTransitions(base, transitions, weight=0.5, floor=1e-3)
 """
@@ -32,7 +33,8 @@ from model.recommender import Dials, Floats, Recommender, UserTokens, Walk, best
 from model.sieve import possible
 
 TRANSITIONS = "transitions"  # the folder that tells a bundle with this expert from one without
-_NOBODY = -1  # fills up the last items of a short history
+NEAREST = 10  # items that stand in for a new one
+_NOBODY = -1  # fills up the last items of a short history, and the nearest of an item that is near nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +52,25 @@ class Transitions:
     window: int
     decay: float
 
-    def after(self, last: Rows) -> tuple[Rows, Floats]:
-        """last: rows, newest first, at most `window`. What followed them, ascending, and the share of each: sum 1.
+    def __len__(self) -> int:
+        """N."""
+        return len(self.starts) - 1
 
-        Rows that training did not know say nothing.
-        """
-        known = [(int(row), self.decay**back) for back, row in enumerate(last) if 0 <= row < len(self.starts) - 1]
-        lines = [(slice(self.starts[row], self.starts[row + 1]), weight) for row, weight in known]
-        if not lines:
+    def weights(self, last: int) -> Floats:
+        """(last,) of the last items, newest first."""
+        found: Floats = (self.decay ** np.arange(last)).astype(np.float32)
+        return found
+
+    def after(self, rows: Rows, weights: Floats) -> tuple[Rows, Floats]:
+        """What followed rows (m,), each with its weight: rows, ascending, and the share of each; all sum to 1."""
+        lines = [slice(*self.starts[row : row + 2]) for row in rows]
+        followed = [self.rows[line] for line in lines]
+        if not any(map(len, followed)):
             return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
-        followed = np.concatenate([self.rows[line] for line, _ in lines])
-        counts = np.concatenate([self.counts[line] * np.float32(weight) for line, weight in lines])
-        rows, places = np.unique(followed, return_inverse=True)
-        weights = np.bincount(places, weights=counts, minlength=len(rows))
-        return rows.astype(np.int64), (weights / weights.sum()).astype(np.float32)
+        counts = [self.counts[line] * weight for line, weight in zip(lines, weights, strict=True)]
+        found, places = np.unique(np.concatenate(followed), return_inverse=True)
+        sums = np.bincount(places, weights=np.concatenate(counts), minlength=len(found))
+        return found.astype(np.int64), (sums / sums.sum()).astype(np.float32)
 
     def save(self, folder: Path) -> None:
         """Writes both files into a folder that it makes."""
@@ -100,24 +107,34 @@ class WithTransitions(Recommender):
         self, base: ContinuousRecommender | Hybrid, transitions: Transitions, weight: float, floor: float
     ) -> None:
         super().__init__(base.catalogue)
-        if len(transitions.starts) - 1 > len(base.catalogue):
-            raise ValueError(f"transitions of {len(transitions.starts) - 1} items for {len(base.catalogue)}")
+        if len(transitions) > len(base.catalogue):
+            raise ValueError(f"transitions of {len(transitions)} items for {len(base.catalogue)}")
         if not (weight > 0 and floor > 0):
             raise ValueError(f"weight is {weight}, floor {floor}: without transitions serve the base alone")
         self.base = base
         self.transitions = transitions
         self.weight = weight
         self.floor = floor
+        # Rows that no training event names, ascending, and (n, NEAREST) what stands in for each.
+        self._unmet = np.flatnonzero(base.counts == 0)
+        self._near = base.nearest(self._unmet, base.counts > 0, NEAREST)
 
     def with_weight(self, weight: float) -> WithTransitions:
         """The same expert in another proportion."""
         return WithTransitions(self.base, self.transitions, weight, self.floor)
 
     def with_items(self, items: Sequence[Item]) -> WithTransitions:
-        """Nothing is known to have followed a new item, and it has followed none."""
-        twin = copy.copy(self)
+        """New items are where their words place them: see the module's opening."""
+        twin, old = copy.copy(self), len(self.catalogue)
         twin.base = self.base.with_items(items)
-        twin.catalogue = twin.base.catalogue
+        twin.catalogue, counts = twin.base.catalogue, twin.base.counts
+        twin._unmet = np.concatenate([self._unmet, np.arange(old, len(twin.catalogue))])
+        again = np.isin(
+            twin._unmet, self.catalogue.rows(item.item_id for item in items)
+        )  # whose words may have changed
+        again[len(self._unmet) :] = True
+        twin._near = np.concatenate([self._near, np.zeros((len(again) - len(self._near), NEAREST), dtype=np.int64)])
+        twin._near[again] = twin.base.nearest(twin._unmet[again], counts > 0, NEAREST)
         return twin
 
     # ------------------------------------------------------------------------------------------------------------
@@ -146,9 +163,29 @@ class WithTransitions(Recommender):
         return [self._followed(*one) for one in zip(tokens, dials, tastes, strict=True)]
 
     def _followed(self, token: UserTokens, dial: Dials, taste: ContinuousTaste) -> FollowedTaste:
-        rows, share = self.transitions.after(token.condition[-self.transitions.window :].astype(np.int64))
+        rows, share = self._shares(token.condition[-self.transitions.window :].astype(np.int64))
         bonus = np.float32(self.weight * (1 - dial.explore)) * np.log1p(share / np.float32(self.floor))
         return FollowedTaste(taste, rows, bonus)
+
+    def _shares(self, last: Rows) -> tuple[Rows, Floats]:
+        """last: (window,) newest first, or _NOBODY. Each item that was never met has the mean share of its stand-ins,
+        and in the history they are followed in its place."""
+        last = last[last != _NOBODY]
+        weights = self.transitions.weights(len(last))
+        if len(self._unmet) == 0:
+            return self.transitions.after(last, weights)
+        places = np.searchsorted(self._unmet, last).clip(max=len(self._unmet) - 1)
+        unmet = self._unmet[places] == last
+        near = self._near[places[unmet]]  # (m, NEAREST)
+        some = near != _NOBODY
+        share_of_each = np.repeat(weights[unmet, None] / NEAREST, NEAREST, axis=1)
+        asked = np.concatenate([last[~unmet], near[some]]), np.concatenate([weights[~unmet], share_of_each[some]])
+        rows, share = self.transitions.after(*asked)
+        known = np.zeros(len(self.transitions) + 1, dtype=np.float32)  # the last, which _NOBODY is, stays 0
+        known[rows] = share
+        its = known[self._near].mean(axis=1)
+        new = its > 0
+        return np.concatenate([rows, self._unmet[new]]), np.concatenate([share, its[new]])
 
     def retrieve(self, taste: FollowedTaste, eligible: Mask, k: int) -> tuple[Rows, Floats]:
         """Exact; `score` is the plain twin."""

@@ -14,11 +14,13 @@ from torch import Tensor
 
 from model import load_recommender
 from model.bundle import write_bundle
-from model.catalogue import Item
+from model.catalogue import Item, Rows
+from model.continuous.hybrid import Hybrid
 from model.continuous.recommender import ContinuousRecommender
 from model.continuous.retrieval import LEAST
-from model.continuous.transitions import Transitions, WithTransitions
-from model.recommender import Dials, Recommender, UserTokens, best
+from model.continuous.transitions import NEAREST, Transitions, WithTransitions
+from model.index import ItemIndex
+from model.recommender import Dials, Floats, Recommender, UserTokens, best
 from tests.contracts.recommender_contract import (
     HISTORIES,
     ITEMS,
@@ -91,11 +93,12 @@ def test_the_share_by_hand() -> None:
     """Item 0 was followed by 1 (3 times) and 2 (once), item 1 by 2 (twice), item 2 by nothing."""
     counts = np.array([3, 1, 2], dtype=np.float32)
     table = Transitions(np.array([0, 2, 3, 3]), np.array([1, 2, 2], dtype=np.int32), counts, window=2, decay=0.5)
-    rows, share = table.after(rows_of(1, 0))  # newest first: 2 * 1 for item 2, and half of (3, 1)
+    np.testing.assert_allclose(table.weights(2), [1, 0.5])
+    rows, share = table.after(rows_of(1, 0), table.weights(2))  # newest first: 2 * 1 for item 2, and half of (3, 1)
     assert rows.tolist() == [1, 2]
     np.testing.assert_allclose(share, [1.5 / 4, 2.5 / 4])
-    for nothing in (rows_of(), rows_of(2), rows_of(-1, -1), rows_of(3)):
-        rows, share = table.after(nothing)
+    for nothing in (rows_of(), rows_of(2)):
+        rows, share = table.after(nothing, table.weights(len(nothing)))
         assert len(rows) == len(share) == 0
 
 
@@ -104,7 +107,8 @@ def test_the_share_is_that_of_the_baseline_for_every_history() -> None:
     whole, table = baselines.Transitions.fit(prepared), fit_transitions(prepared, keep=ITEMS)
     for history in HISTORIES:
         scores = whole(rows_of(0), [history])[0]
-        rows, share = table.after(history[::-1][: table.window])
+        last = history[::-1][: table.window]
+        rows, share = table.after(last, table.weights(len(last)))
         expected = np.zeros(ITEMS, dtype=np.float32)
         expected[rows] = share
         np.testing.assert_allclose(expected * scores.sum(), scores, rtol=1e-5, atol=1e-6)
@@ -133,7 +137,8 @@ def test_the_score_is_the_base_s_and_the_logarithm_of_the_share(base: str, explo
         (taste,) = whole.generate(whole.encode([history]), [dials])
         (its,) = whole.base.generate(whole.base.encode([history]), [dials])
         share = np.zeros(ITEMS)
-        rows, known = counted().after(history[::-1][: counted().window])
+        last = history[::-1][: counted().window]
+        rows, known = counted().after(last, counted().weights(len(last)))
         share[rows] = known
         expected = whole.base.score(its) + 0.7 * (1 - explore) * (np.log(share + 1e-3) - math.log(1e-3))
         np.testing.assert_allclose(whole.score(taste), expected, atol=2e-4)
@@ -197,15 +202,57 @@ def test_what_does_not_fit_is_refused() -> None:
 
 
 @pytest.mark.parametrize("base", ["hybrid", "behaviour"])
-def test_a_new_item_is_found_and_followed_by_nothing_known(base: str) -> None:
+def test_the_nearest_known_items_stand_in_for_a_new_one(base: str) -> None:
     known = with_transitions(base)
-    grown = known.with_items(NEW)
+    grown = known.with_items(NEW[:1]).with_items(NEW[1:])
     assert len(known.catalogue) == ITEMS, "the snapshot before stays as it is"
     rows, _ = grown.recommend(rows_of(0, 1, 2, 3), k=ITEMS + 2, seen=rows_of())
     assert sorted(rows.tolist()) == list(range(ITEMS + 2))
-    (taste,) = grown.generate(grown.encode([rows_of(ITEMS, ITEMS + 1)]), [Dials()])
-    assert len(taste.rows) == 0
-    np.testing.assert_array_equal(grown.score(taste), grown.base.score(taste.base))
+    space = grown.base.text if isinstance(grown.base, Hybrid) else grown.base
+    units = space.unit_vectors(np.arange(ITEMS + 2))
+    near = [np.argsort(-(units[:ITEMS] @ units[ITEMS + n]), kind="stable")[:NEAREST] for n in range(2)]
+    share = shares(grown, rows_of(0, 1, 2, 3))
+    np.testing.assert_allclose(share[:ITEMS], shares(known, rows_of(0, 1, 2, 3)), atol=1e-6)
+    for n in range(2):
+        assert share[ITEMS + n] == pytest.approx(share[near[n]].mean(), abs=1e-6)
+    # In a history they are followed in its place, and it weighs as much as a known item.
+    expected = np.zeros(ITEMS)
+    for row, weight in [(3, 0.8), *((int(row), 1 / NEAREST) for row in near[0])]:
+        line = slice(counted().starts[row], counted().starts[row + 1])
+        np.add.at(expected, counted().rows[line], weight * counted().counts[line])
+    np.testing.assert_allclose(shares(grown, rows_of(3, ITEMS))[:ITEMS], expected / expected.sum(), atol=1e-5)
+
+
+def shares(whole: WithTransitions, history: Rows) -> Floats:
+    (taste,) = whole.generate(whole.encode([history]), [Dials()])
+    found = np.zeros(len(whole.catalogue), dtype=np.float32)
+    found[taste.rows] = np.expm1(taste.bonus / whole.weight) * whole.floor
+    return found
+
+
+def test_new_words_move_the_stand_ins_of_a_new_item_and_of_no_other() -> None:
+    grown = with_transitions().with_items(NEW)
+    before, harbour = shares(grown, rows_of(0, 1, 2)), shares(grown, rows_of(5, 6))
+    moved = grown.with_items([Item("new-1", text="Part 5 of the harbour walk."), Item("item-7", "Other words")])
+    after = shares(moved, rows_of(0, 1, 2))
+    assert after[ITEMS] == pytest.approx(before[ITEMS + 1], abs=1e-6), "the same words, the same stand-ins"
+    np.testing.assert_allclose(np.delete(after, ITEMS), np.delete(before, ITEMS), atol=1e-6)
+    np.testing.assert_array_equal(shares(grown, rows_of(5, 6)), harbour), "the snapshot before stays as it is"
+
+
+def test_an_item_that_training_never_met_and_one_that_is_near_nothing() -> None:
+    base = toy.fitted().recommender(0.0)
+    base.counts = base.counts.copy()
+    base.counts[[4, 5]] = 0
+    base.index = ItemIndex(np.where(np.arange(ITEMS)[:, None] == 5, 0, base.index.matrix).astype(np.float32))
+    met = ~np.isin(counted().rows, [4, 5])
+    whole = WithTransitions(base, replace(counted(), counts=counted().counts * met), 0.5, 1e-3)
+    share = shares(whole, rows_of(2, 3))
+    units = base.unit_vectors(np.arange(ITEMS))
+    near = [row for row in np.argsort(-(units @ units[4]), kind="stable") if row not in (4, 5)][:NEAREST]
+    assert share[4] == pytest.approx(share[near].mean(), abs=1e-6)
+    assert share[5] == 0, "at the origin nothing is near"
+    assert not shares(whole, rows_of(5)).any()
 
 
 @pytest.mark.parametrize("base", ["hybrid", "behaviour"])
