@@ -98,13 +98,19 @@ class WithTransitions(Recommender):
     """weight: of the expert's log probability, above zero.
 
     floor: the share that an item has which never followed; the smaller, the more it counts to have followed at all.
+    near: (n, NEAREST) what stands in for each of the n items that training never met, found anew where it is not given.
     Raises ValueError where the table knows more items than the base, or for a weight or floor that is not positive.
     """
 
     kind = "continuous"
 
     def __init__(
-        self, base: ContinuousRecommender | Hybrid, transitions: Transitions, weight: float, floor: float
+        self,
+        base: ContinuousRecommender | Hybrid,
+        transitions: Transitions,
+        weight: float,
+        floor: float,
+        near: Rows | None = None,
     ) -> None:
         super().__init__(base.catalogue)
         if len(transitions) > len(base.catalogue):
@@ -115,13 +121,14 @@ class WithTransitions(Recommender):
         self.transitions = transitions
         self.weight = weight
         self.floor = floor
-        # Rows that no training event names, ascending, and (n, NEAREST) what stands in for each.
-        self._unmet = np.flatnonzero(base.counts == 0)
-        self._near = base.nearest(self._unmet, base.counts > 0, NEAREST)
+        self._unmet = np.flatnonzero(base.counts == 0)  # ascending
+        self._near = base.nearest(self._unmet, base.counts > 0, NEAREST) if near is None else near
 
     def with_weight(self, weight: float) -> WithTransitions:
         """The same expert in another proportion."""
-        return WithTransitions(self.base, self.transitions, weight, self.floor)
+        twin = copy.copy(self)
+        twin.weight = weight
+        return twin
 
     def with_items(self, items: Sequence[Item]) -> WithTransitions:
         """New items are where their words place them: see the module's opening."""
@@ -129,9 +136,8 @@ class WithTransitions(Recommender):
         twin.base = self.base.with_items(items)
         twin.catalogue, counts = twin.base.catalogue, twin.base.counts
         twin._unmet = np.concatenate([self._unmet, np.arange(old, len(twin.catalogue))])
-        again = np.isin(
-            twin._unmet, self.catalogue.rows(item.item_id for item in items)
-        )  # whose words may have changed
+        # Placed again are those whose words may have changed.
+        again = np.isin(twin._unmet, self.catalogue.rows(item.item_id for item in items))
         again[len(self._unmet) :] = True
         twin._near = np.concatenate([self._near, np.zeros((len(again) - len(self._near), NEAREST), dtype=np.int64)])
         twin._near[again] = twin.base.nearest(twin._unmet[again], counts > 0, NEAREST)
@@ -232,13 +238,15 @@ class WithTransitions(Recommender):
         """The base as it lies in a bundle of its own, and the table with weight and floor in transitions/."""
         self.base.save(folder, include_base=include_base)
         self.transitions.save(folder / TRANSITIONS)
+        # Looking them up again takes seconds where a large catalogue has many that training never met.
+        save_file({"near": self._near}, folder / TRANSITIONS / "near.safetensors")
         _write(folder / TRANSITIONS / "weight.json", {"weight": self.weight, "floor": self.floor})
 
     @classmethod
     def around(cls, base: ContinuousRecommender | Hybrid, folder: Path) -> WithTransitions:
         """Reads what `save` wrote beside the base, which the caller has read."""
-        found = _read(folder / TRANSITIONS / "weight.json")
-        return cls(base, Transitions.load(folder / TRANSITIONS), found["weight"], found["floor"])
+        found, near = _read(folder / TRANSITIONS / "weight.json"), load_file(folder / TRANSITIONS / "near.safetensors")
+        return cls(base, Transitions.load(folder / TRANSITIONS), found["weight"], found["floor"], near["near"])
 
 
 def load_continuous(folder: Path, device: str = "cpu") -> Recommender:

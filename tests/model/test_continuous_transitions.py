@@ -240,7 +240,7 @@ def test_new_words_move_the_stand_ins_of_a_new_item_and_of_no_other() -> None:
     np.testing.assert_array_equal(shares(grown, rows_of(5, 6)), harbour), "the snapshot before stays as it is"
 
 
-def test_an_item_that_training_never_met_and_one_that_is_near_nothing() -> None:
+def test_an_item_that_training_never_met_and_one_that_is_near_nothing(tmp_path: Path) -> None:
     base = toy.fitted().recommender(0.0)
     base.counts = base.counts.copy()
     base.counts[[4, 5]] = 0
@@ -253,6 +253,10 @@ def test_an_item_that_training_never_met_and_one_that_is_near_nothing() -> None:
     assert share[4] == pytest.approx(share[near].mean(), abs=1e-6)
     assert share[5] == 0, "at the origin nothing is near"
     assert not shares(whole, rows_of(5)).any()
+    whole.save(tmp_path)
+    stood_in = WithTransitions.around(base, tmp_path)
+    np.testing.assert_array_equal(shares(stood_in, rows_of(2, 3)), share)
+    np.testing.assert_array_equal(stood_in._near, whole._near)
 
 
 @pytest.mark.parametrize("base", ["hybrid", "behaviour"])
@@ -264,6 +268,8 @@ def test_a_bundle_gives_it_back(base: str, tmp_path: Path) -> None:
     back = load_recommender(path)
     assert isinstance(back, WithTransitions)
     assert (back.weight, back.floor) == (0.25, 1e-3)
+    np.testing.assert_array_equal(back._near, whole._near)
+    assert back._near.shape == (0, NEAREST)
     for one, other in ((whole, back), (whole.with_items(NEW), back.with_items(NEW))):
         for history in HISTORIES:
             for found, expected in zip(one.recommend(history, 9), other.recommend(history, 9), strict=True):
