@@ -45,11 +45,8 @@ def hybrid(weight: float = 0.5, alpha: float = 0.5) -> Hybrid:
     return Hybrid(toy.fitted().recommender(weight), words(), alpha)
 
 
-class _Hybrid(RecommenderContract):
-    weight: float
-
-    def build(self) -> Recommender:
-        return hybrid(self.weight)
+class ThreeRightAnswers(RecommenderContract):
+    """What any recommender over both worlds must know."""
 
     def answers_visible_by_eye(self, recommender: Recommender) -> None:
         for history, answer in (([0, 1, 2, 3], 4), ([15, 16, 17], 18), ([9, 10, 11], 0)):
@@ -57,6 +54,13 @@ class _Hybrid(RecommenderContract):
             assert rows.tolist() == [answer]
         near, _ = recommender.neighbours(rows_of(3, 4), everything(), 4)
         assert (near < WORLD).all(), "neighbours are of the same world"
+
+
+class _Hybrid(ThreeRightAnswers):
+    weight: float
+
+    def build(self) -> Recommender:
+        return hybrid(self.weight)
 
 
 class TestHybridOfTrunks(_Hybrid):

@@ -25,12 +25,11 @@ from tests.contracts.recommender_contract import (
     HISTORIES,
     ITEMS,
     WORLD,
-    RecommenderContract,
     everything,
     rows_of,
 )
 from tests.model import fitted as toy
-from tests.model.test_continuous_hybrid import hybrid
+from tests.model.test_continuous_hybrid import ThreeRightAnswers, hybrid
 from training import baselines
 from training.stages.transitions import choose_weight, fit_transitions
 
@@ -54,19 +53,12 @@ def elsewhere(base: ContinuousRecommender, vectors: Tensor, bias: Tensor | None 
     return ContinuousRecommender(*parts, max_profile=base.max_profile)
 
 
-class _WithTransitions(RecommenderContract):
+class _WithTransitions(ThreeRightAnswers):
     base: str
     mixture: float
 
     def build(self) -> Recommender:
         return with_transitions(self.base, mixture=self.mixture)
-
-    def answers_visible_by_eye(self, recommender: Recommender) -> None:
-        for history, answer in (([0, 1, 2, 3], 4), ([15, 16, 17], 18), ([9, 10, 11], 0)):
-            rows, _ = recommender.recommend(rows_of(*history), k=1)
-            assert rows.tolist() == [answer]
-        near, _ = recommender.neighbours(rows_of(3, 4), everything(), 4)
-        assert (near < WORLD).all(), "neighbours are of the same world"
 
 
 class TestOverAHybridWithMixture(_WithTransitions):
