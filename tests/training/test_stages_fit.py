@@ -23,7 +23,7 @@ from training.data.prepared import Prepared
 from training.data.synthetic import Sizes
 from training.evaluate import Metrics, evaluate, recommender_scorer
 from training.recipe import Recipe, load_recipe
-from training.stages import head as head_module
+from training.stages import validation
 from training.stages.head import fit_head
 from training.stages.tokenizer import fit_tokenizer
 from training.stages.trunk import FittedTrunk, _rate, fit_trunk
@@ -235,7 +235,7 @@ def test_the_best_head_comes_back(demo: Prepared, monkeypatch: pytest.MonkeyPatc
         found = evaluate(*args, **how)
         return replace(found, ranks=found.ranks + 10) if next(calls) == 3 else found
 
-    monkeypatch.setattr(head_module, "evaluate", judged)
+    monkeypatch.setattr(validation, "evaluate", judged)
     head = fit_head(demo, anchor, part.head, part.trunk, seed=0)
     reached = [epoch["ndcg@10 lambda=1"] for epoch in head.epochs]
     assert next(calls) == 5
