@@ -72,10 +72,14 @@ def parameters(*recommenders: ContinuousRecommender) -> int:
     return total
 
 
+def uncounted(recommender: Recommender) -> Recommender:
+    """A bundle without its transitions, where it has some."""
+    return recommender.base if isinstance(recommender, WithTransitions) else recommender
+
+
 def halves(recommender: Recommender) -> tuple[ContinuousRecommender, ContinuousRecommender | None]:
     """Behaviour and text half of a bundle; None where validation left the text half out."""
-    if isinstance(recommender, WithTransitions):
-        recommender = recommender.base
+    recommender = uncounted(recommender)
     if isinstance(recommender, Hybrid):
         return recommender.behaviour, recommender.text
     assert isinstance(recommender, ContinuousRecommender)
@@ -181,20 +185,21 @@ def contrec(ask: Ask) -> Fitted:
 def contrec_without_transitions(ask: Ask) -> Fitted:
     """Both halves, as far as validation wants them, and nothing counted."""
     path, report = contrec_bundle(ask)
-    recommender = load_recommender(path)
-    return _ours(recommender.base if isinstance(recommender, WithTransitions) else recommender, report, {})
+    return _ours(uncounted(load_recommender(path)), report, {})
 
 
 def _ours(recommender: Recommender, report: dict[str, Any], notes: dict[str, Any]) -> Fitted:
     mine, words = halves(recommender)
-    followed_by = recommender if isinstance(recommender, WithTransitions) else None
-    hybrid = followed_by.base if followed_by else recommender
+    base = uncounted(recommender)
     configuration = {
-        "alpha": hybrid.alpha if isinstance(hybrid, Hybrid) else 0.0,
+        "alpha": base.alpha if isinstance(base, Hybrid) else 0.0,
         "lambda": mine.mixture.weight,
-        "transitions": followed_by.weight if followed_by else 0.0,
+        "transitions": 0.0,
     }
-    count = parameters(mine, *([words] if words else [])) + (len(followed_by.transitions.rows) if followed_by else 0)
+    count = parameters(mine, *([words] if words else []))
+    if isinstance(recommender, WithTransitions):
+        configuration["transitions"] = recommender.weight
+        count += len(recommender.transitions.rows)
     return Fitted(recommender_scorer(recommender), count, configuration, _seconds(report), notes)
 
 

@@ -330,8 +330,8 @@ class ContinuousRecommender(Recommender):
         self.trunk.save(folder / "adapter", include_base=include_base)
         (folder / "head").mkdir()
         save_file(self.head.state_dict(), folder / "head" / "weights.safetensors")
-        _write_json(folder / "head" / "shape.json", asdict(self.head.shape))
-        _write_json(folder / "mixture.json", {**asdict(self.mixture), "max_profile": self.max_profile})
+        write_json(folder / "head" / "shape.json", asdict(self.head.shape))
+        write_json(folder / "mixture.json", {**asdict(self.mixture), "max_profile": self.max_profile})
         if self.cold is not None:
             self.cold.save(folder)
 
@@ -340,10 +340,10 @@ class ContinuousRecommender(Recommender):
         """Reads what `save` wrote; the caller has verified the bundle. catalogue: where the folder has none."""
         items = load_file(folder / "items.safetensors")
         trunk = Trunk.load(folder / "adapter")
-        head = Head(HeadShape(**_read_json(folder / "head" / "shape.json")))
+        head = Head(HeadShape(**read_json(folder / "head" / "shape.json")))
         # A bundle from before guidance has no vectors of nobody, and asks for none.
         head.load_state_dict({"nobody": head.nobody.detach()} | load_file(folder / "head" / "weights.safetensors"))
-        mixture = _read_json(folder / "mixture.json")
+        mixture = read_json(folder / "mixture.json")
         max_profile = mixture.pop("max_profile")
         for name in ("times", "explore_times"):
             mixture[name] = tuple(mixture[name])
@@ -388,10 +388,12 @@ def _lengths(matrix: Floats) -> Floats:
     return np.where(lengths > 0, lengths, np.float32(1))
 
 
-def _write_json(path: Path, value: dict[str, Any]) -> None:
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """A small file of a bundle."""
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """What `write_json` wrote."""
     value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return value

@@ -15,11 +15,9 @@ travel in the bundle. Knows a recommender by the one interface and what exact re
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +25,7 @@ from safetensors.numpy import load_file, save_file
 
 from model.catalogue import Item, Mask, Rows
 from model.continuous.hybrid import HYBRID, Hybrid
-from model.continuous.recommender import ContinuousRecommender
+from model.continuous.recommender import ContinuousRecommender, read_json, write_json
 from model.continuous.retrieval import LEAST, ContinuousTaste, best_of
 from model.recommender import Dials, Floats, Recommender, UserTokens, Walk, best
 from model.sieve import possible
@@ -77,12 +75,12 @@ class Transitions:
         folder.mkdir()
         arrays = {"starts": self.starts, "rows": self.rows, "counts": self.counts}
         save_file(arrays, folder / "counts.safetensors")
-        _write(folder / "window.json", {"window": self.window, "decay": self.decay})
+        write_json(folder / "window.json", {"window": self.window, "decay": self.decay})
 
     @classmethod
     def load(cls, folder: Path) -> Transitions:
         """Reads what `save` wrote; the caller has verified the bundle."""
-        return cls(**load_file(folder / "counts.safetensors"), **_read(folder / "window.json"))
+        return cls(**load_file(folder / "counts.safetensors"), **read_json(folder / "window.json"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,12 +238,15 @@ class WithTransitions(Recommender):
         self.transitions.save(folder / TRANSITIONS)
         # Looking them up again takes seconds where a large catalogue has many that training never met.
         save_file({"near": self._near}, folder / TRANSITIONS / "near.safetensors")
-        _write(folder / TRANSITIONS / "weight.json", {"weight": self.weight, "floor": self.floor})
+        write_json(folder / TRANSITIONS / "weight.json", {"weight": self.weight, "floor": self.floor})
 
     @classmethod
     def around(cls, base: ContinuousRecommender | Hybrid, folder: Path) -> WithTransitions:
         """Reads what `save` wrote beside the base, which the caller has read."""
-        found, near = _read(folder / TRANSITIONS / "weight.json"), load_file(folder / TRANSITIONS / "near.safetensors")
+        found, near = (
+            read_json(folder / TRANSITIONS / "weight.json"),
+            load_file(folder / TRANSITIONS / "near.safetensors"),
+        )
         return cls(base, Transitions.load(folder / TRANSITIONS), found["weight"], found["floor"], near["near"])
 
 
@@ -254,12 +255,3 @@ def load_continuous(folder: Path, device: str = "cpu") -> Recommender:
     half = Hybrid if (folder / HYBRID).exists() else ContinuousRecommender
     base = half.load(folder, device)
     return WithTransitions.around(base, folder) if (folder / TRANSITIONS).exists() else base
-
-
-def _write(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value) + "\n", encoding="utf-8")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return value

@@ -12,6 +12,8 @@ from pydantic import Field, model_validator
 
 from training.recipe import Count, Part, Positive, Recipe, Share
 
+Weights = Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)]  # to choose among on validation
+
 
 class SignalsPart(Part):
     """What is known of an item before any sequence is read."""
@@ -90,7 +92,7 @@ class TextHalfPart(Part):
     text_dim: Count  # of the hashed encoder; a sentence encoder brings its own
     epochs: Annotated[int, Field(ge=0)]
     dropout: Share
-    weights: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)]
+    weights: Weights
 
     @model_validator(mode="after")
     def _wants_something(self) -> Self:
@@ -104,7 +106,7 @@ class TransitionsPart(Part):
 
     keep: Count
     floor: Share
-    weights: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)]
+    weights: Weights
 
     @model_validator(mode="after")
     def _has_a_floor(self) -> Self:

@@ -37,7 +37,7 @@ def fit_transitions(prepared: Prepared, keep: int) -> Transitions:
     place = np.empty(len(line), dtype=np.int64)
     place[order] = np.arange(len(line)) - starts[line]
     kept = place < keep
-    kept_starts = np.searchsorted(line[kept], np.arange(len(prepared.catalogue) + 1))
+    kept_starts = np.concatenate([[0], np.cumsum(np.minimum(np.diff(starts), keep))])
     return Transitions(kept_starts, rows[kept].astype(np.int32), counts[kept], WINDOW, DECAY)
 
 
