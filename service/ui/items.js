@@ -52,7 +52,7 @@ export function showRecommendations(list, items, pick, never) {
   list.replaceChildren(...rows);
 }
 
-/** A count as it is, a log probability with two digits. */
+/** A count as it is, a sum of logarithms with two digits. */
 const scoreOf = ({ score }) => (Number.isInteger(score) ? String(score) : score.toFixed(2)).replace("-", "\u2212");
 
 function reasons(given) {
