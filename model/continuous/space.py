@@ -4,8 +4,9 @@
     score(i | v) = <v, E_i> + b_i  one more dimension in the index, so an inner product carries popularity for free
 
 `ItemSpace` is ContRec's, `TextSpace` the text half's, `TableSpace` a plain SASRec's. They know tokens and rows; nothing
-of histories or of how the tokens were made. The residual is dropped for some items in training, so that an item
-without one (new, known by its text alone) is a case the trunk has seen.
+of histories or of how the tokens were made. An item that is new, known by its text alone, goes without residual. To
+drop the residual of some items in training, so that this is a case the trunk has seen, harms the known items and the new
+ones too (docs/quality.md, New items).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class Space(nn.Module):
 
     bias: nn.Parameter  # (N,)
 
-    def forward(self, residual_drop: float = 0.0) -> Tensor:
+    def forward(self) -> Tensor:
         """(N, width) the vectors E."""
         raise TypeError(f"{type(self).__name__} makes no vectors")
 
@@ -41,29 +42,26 @@ class ItemSpace(Space):
         self.residual = nn.Parameter(torch.randn(items, width, generator=generator) * 0.02)
         self.bias = nn.Parameter(torch.zeros(items))
 
-    def forward(self, residual_drop: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
-        """(N, width) the vectors E. residual_drop: share of items that go without their residual this time."""
-        residual: Tensor = self.residual
-        if residual_drop > 0:
-            draw = torch.rand(len(residual), 1, generator=generator, device=residual.device)
-            residual = residual * (draw >= residual_drop)
-        vectors: Tensor = self.project(self.tokens) + residual
+    def forward(self) -> Tensor:
+        """(N, width) the vectors E."""
+        vectors: Tensor = self.project(self.tokens) + self.residual
         return vectors
 
 
 class TextSpace(Space):
     """The item space of the text half: E_i from the item's words alone, so that a new item lies where it belongs.
 
-        E_i = P x_i + MLP(x_i)        x: the text embedding, centred and scaled as the training catalogue has it
+        E_i = P x_i + MLP(x_i) [+ r_i]    x: the text embedding, centred and scaled as the training catalogue has it
 
-    There is no residual: what cannot be said from the text is the behaviour half's affair. text: (N, 1, D) unit
-    vectors of the encoder, frozen. The linear map keeps what texts have in common; the hidden layer lets training
-    bend it to what is bought together.
+    Without residual, what cannot be said from the text is the behaviour half's affair. With it, items that say little
+    but are met often (films of a few genres) have a vector of their own here too, and a new one has its words alone.
+    text: (N, 1, D) unit vectors of the encoder, frozen. The linear map keeps what texts have in common; the hidden
+    layer lets training bend it to what is bought together.
     """
 
     text: Tensor
 
-    def __init__(self, text: Tensor, width: int, *, hidden: int = 512) -> None:
+    def __init__(self, text: Tensor, width: int, *, hidden: int = 512, residual: bool = False) -> None:
         super().__init__()
         flat = text.flatten(1)  # (N, D)
         self.register_buffer("text", flat, persistent=False)
@@ -72,11 +70,12 @@ class TextSpace(Space):
         # One scale for all dimensions: how much a direction varies is what the encoder says of its weight.
         self.place.scale.copy_((flat - self.place.mean).square().mean().sqrt().clamp(min=1e-6))
         self.bias = nn.Parameter(torch.zeros(len(flat)))
+        self.residual = nn.Parameter(torch.randn(len(flat), width) * 0.02) if residual else None
 
-    def forward(self, residual_drop: float = 0.0) -> Tensor:
-        """(N, width) the vectors E. residual_drop is for the other spaces; there is nothing to drop here."""
+    def forward(self) -> Tensor:
+        """(N, width) the vectors E."""
         vectors: Tensor = self.place(self.text)
-        return vectors
+        return vectors if self.residual is None else vectors + self.residual
 
 
 class TextPlace(nn.Module):
@@ -111,7 +110,7 @@ class TableSpace(Space):
         self.residual = nn.Parameter(torch.randn(len(tokens), width) * 0.02)
         self.bias = nn.Parameter(torch.zeros(len(tokens)))
 
-    def forward(self, residual_drop: float = 0.0) -> Tensor:
+    def forward(self) -> Tensor:
         """(N, width) the vectors E."""
         vectors: Tensor = self.residual
         return vectors

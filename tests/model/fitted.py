@@ -36,7 +36,6 @@ OVERRIDES = (
     "trunk.max_history=6",
     "trunk.max_profile=12",
     "trunk.dropout=0.0",
-    "trunk.residual_drop=0.1",
     "trunk.tokens_per_step=128",
     "trunk.epochs=4",
     "trunk.patience=8",

@@ -1,11 +1,11 @@
-"""The item space: tokens projected together plus a residual, and items that go without theirs for a step."""
+"""The item spaces: tokens or words projected, and the residual that an item may have beside them."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from model.continuous.space import ItemSpace
+from model.continuous.space import ItemSpace, TextSpace
 
 
 @pytest.fixture
@@ -22,17 +22,7 @@ def test_a_vector_is_the_projection_of_all_tokens_and_the_residual(space: ItemSp
     assert space.bias.shape == (500,)
 
 
-def test_the_stated_share_goes_without_its_residual_and_the_rest_keeps_it(space: ItemSpace) -> None:
-    projected = space.project(space.tokens)
-    dropped = (space(0.3, torch.Generator().manual_seed(1)) - projected).abs().sum(dim=1) < 1e-7
-    assert float(dropped.double().mean()) == pytest.approx(0.3, abs=0.06)
-    kept = space(0.3, torch.Generator().manual_seed(1))[~dropped]
-    torch.testing.assert_close(kept, space()[~dropped])  # not scaled up: serving never drops
-    other = (space(0.3, torch.Generator().manual_seed(2)) - projected).abs().sum(dim=1) < 1e-7
-    assert not torch.equal(dropped, other)
-
-
-def test_without_dropping_nothing_is_drawn(space: ItemSpace) -> None:
+def test_nothing_is_drawn(space: ItemSpace) -> None:
     state = torch.get_rng_state()
     assert torch.equal(space(), space())
     assert torch.equal(torch.get_rng_state(), state)
@@ -41,3 +31,25 @@ def test_without_dropping_nothing_is_drawn(space: ItemSpace) -> None:
 def test_the_tokens_are_frozen_and_travel_in_no_file(space: ItemSpace) -> None:
     assert set(space.state_dict()) == {"project.weight", "residual", "bias"}
     assert not space.tokens.requires_grad
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_items_of_the_same_words_differ_only_by_a_residual(residual: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    text = torch.randn(40, 1, 6, generator=generator)
+    text[7] = text[3]
+    space = TextSpace(text, 5, hidden=8, residual=residual)
+    vectors = space()
+    assert ("residual" in space.state_dict()) == residual
+    assert torch.equal(vectors[3], vectors[7]) is not residual
+    own = space.residual if residual else torch.zeros(40, 5)
+    torch.testing.assert_close(vectors - own, space.place(text[:, 0]))  # where a new item of these words would lie
+
+
+def test_a_residual_leaves_what_is_drawn_before_it_as_it_was() -> None:
+    """So that a set that asks for none gets the very trunk that it got before there was one."""
+    places = []
+    for residual in (False, True):
+        torch.manual_seed(1)
+        places.append(TextSpace(torch.ones(4, 1, 6).cumsum(dim=0), 5, hidden=8, residual=residual).place.linear.weight)
+    assert torch.equal(*places)

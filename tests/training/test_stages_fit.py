@@ -136,7 +136,7 @@ def test_a_step_of_two_smaller_batches_is_the_step_of_both_together(
     demo: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of unequal size, so that a mean of means would be another step."""
-    plain = ("trunk.epochs=2", "trunk.dropout=0.0", "trunk.residual_drop=0.0", "trunk.bf16=false")
+    plain = ("trunk.epochs=2", "trunk.dropout=0.0", "trunk.bf16=false")
     found = []
     for accumulate in (1, 2):
         part = recipe(*plain, f"trunk.accumulate={accumulate}").trunk

@@ -67,7 +67,6 @@ class TrunkPart(Part):
     max_history: Count
     max_profile: Count
     dropout: Share
-    residual_drop: Share
     tokens_per_step: Count
     accumulate: Count
     epochs: Count
@@ -92,6 +91,7 @@ class TextHalfPart(Part):
     text_dim: Count  # of the hashed encoder; a sentence encoder brings its own
     epochs: Annotated[int, Field(ge=0)]
     dropout: Share
+    residual: bool
     weights: Weights
 
     @model_validator(mode="after")

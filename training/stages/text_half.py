@@ -8,6 +8,7 @@ The two trunks never see each other in training: their errors differ, and that i
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,7 +53,7 @@ def fit_text_half(
         progress=lambda stage, *rest: progress("text half", *rest),
         checkpoint=checkpoint,
         keep_every=keep_every,
-        make_space=TextSpace,
+        make_space=functools.partial(TextSpace, residual=part.residual),
     )
 
 

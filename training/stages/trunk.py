@@ -172,7 +172,7 @@ def _mean_before(vectors: Tensor, before: list[Tensor]) -> tuple[Tensor, Tensor]
 
 
 def _loss(trunk: Trunk, space: Space, batch: Batch, part: TrunkPart) -> tuple[Tensor, int]:
-    vectors = space(part.residual_drop)
+    vectors = space()
     with torch.autocast(vectors.device.type, torch.bfloat16, enabled=part.bf16):
         conditions, targets = read_states(trunk, vectors, batch)
         preference = trunk.g(conditions)
