@@ -26,6 +26,7 @@ from model.continuous.recommender import ContinuousRecommender, Mixture
 from model.continuous.transitions import Transitions, WithTransitions
 from model.recommender import Floats, Recommender
 from training.evaluate import Scorer, evaluate, recommender_scorer
+from training.recipes.continuous import TextHalfPart
 from training.run import Run
 from training.signals import item_signals
 from training.stages.head import fit_head
@@ -112,8 +113,8 @@ def _sasrec(ask: Ask) -> tuple[ContinuousRecommender, float, dict[str, Any]]:
 
 @row("text-only", "baselines", seeds=1)
 def text_only(ask: Ask) -> Fitted:
-    """ContRec's text half alone: a trunk over what the items say."""
-    words, seconds = _words(ask)
+    """A trunk over what the items say and nothing else: ContRec's text half, where that has no vector an item."""
+    words, seconds = _words(ask, *(["text_half.residual=false"] if _text_half(ask).residual else []))
     return Fitted(recommender_scorer(words), parameters(words), {"text_encoder": _encoder(ask)}, seconds)
 
 
@@ -123,7 +124,7 @@ def id_text_ensemble(ask: Ask) -> Fitted:
     recommender, seconds, _ = _sasrec(ask)
     words, its_seconds = _words(ask)
     first, second = recommender_scorer(recommender), recommender_scorer(words)
-    weight, tried = _chosen(first, second, trunk_recipe(ask.set.overrides).text_half.weights, ask)
+    weight, tried = _chosen(first, second, _text_half(ask).weights, ask)
     return Fitted(
         added(first, second, weight),
         parameters(recommender, words),
@@ -297,25 +298,29 @@ def remembered(scorer: Scorer) -> Scorer:
     return again
 
 
-def _words(ask: Ask) -> tuple[ContinuousRecommender, float]:
-    """ContRec's text half, and its seconds. Where validation left it out of the bundle it is fitted again: same code,
-    same seed, same weights."""
+def _text_half(ask: Ask) -> TextHalfPart:
+    return trunk_recipe(ask.set.overrides).text_half
+
+
+def _words(ask: Ask, *overrides: str) -> tuple[ContinuousRecommender, float]:
+    """ContRec's text half, and its seconds. It is fitted where it is asked for with overrides, and again where
+    validation left it out of the bundle: same code, same seed, same weights."""
     path, report = contrec_bundle(ask)
-    seconds = _seconds(report, "signals", "text_half")
     _, words = halves(load_recommender(path))
-    if words is not None:
-        return words, seconds
-    folder = ask.folder / "words" / str(ask.seed)
+    if words is not None and not overrides:
+        return words, _seconds(report, "signals", "text_half")
+    folder = ask.folder / "words" / "-".join([str(ask.seed), *overrides])
     part = folder / "model"
-    if not part.exists():
-        recipe = trunk_recipe([*ask.set.overrides, *tuned(ask.set_name, "contrec")])
+    if not (folder / "seconds.json").exists():
+        started = time.perf_counter()
+        recipe = trunk_recipe([*ask.set.overrides, *tuned(ask.set_name, "contrec"), *overrides])
         run = Run(ask.prepared, ask.seed, "cpu", told)
         signals = item_signals(recipe.signals, run)
-        folder.mkdir(parents=True, exist_ok=True)
+        part.mkdir(parents=True, exist_ok=True)
         words, _ = fit_words(recipe, run, signals.texts, signals.encoder, folder / "trunk.safetensors")
-        part.mkdir()
         words.save(part)
-    return ContinuousRecommender.load(part), seconds
+        (folder / "seconds.json").write_text(json.dumps(time.perf_counter() - started), encoding="utf-8")
+    return ContinuousRecommender.load(part), json.loads((folder / "seconds.json").read_text(encoding="utf-8"))
 
 
 def _encoder(ask: Ask) -> str:
