@@ -3,8 +3,8 @@
     text -> text encoder -> signals, collaborative block hidden -> tokenizer -> P(tokens) + 0      the behaviour half
     text -> text encoder -> the text half's own map                                                the text half
 
-The tokenizer has seen this in training: it hides the whole collaborative block of some rows. Knows no user, no index and
-no catalogue; items in, vectors out.
+The tokenizer has seen this in training: it hides the whole collaborative block of some rows. Knows no user, no index
+and no catalogue; items in, vectors out.
 
     cold = ColdItems(tokenizer, space.project.weight, encoder, encoder_name)
     cold.vectors([Item("new", title="Solaris", text="...")])      # (1, W)

@@ -5,8 +5,8 @@
 
 `ItemSpace` is ContRec's, `TextSpace` the text half's, `TableSpace` a plain SASRec's. They know tokens and rows; nothing
 of histories or of how the tokens were made. An item that is new, known by its text alone, goes without residual. To
-drop the residual of some items in training, so that this is a case the trunk has seen, harms the known items and the new
-ones too (docs/quality.md, New items).
+drop the residual of some items in training, so that this is a case the trunk has seen, harms the known items and the
+new ones too (docs/quality.md, New items).
 """
 
 from __future__ import annotations
