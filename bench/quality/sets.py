@@ -31,11 +31,12 @@ class Set:
     overrides: tuple[str, ...] = ()
 
 
+_FILMS = ("text_half.residual=true", "text_half.dropout=0.1", "text_half.epochs=16")
 _AMAZON = ("trunk.max_history=50", "trunk.dropout=0.2", "trunk.epochs=14", "trunk.patience=4")
 
 SETS: Mapping[str, Set] = MappingProxyType(
     {
-        "ml-1m": Set("ml-1m", "MovieLens-1M"),
+        "ml-1m": Set("ml-1m", "MovieLens-1M", _FILMS),
         "beauty": Set("amazon14-beauty", "Amazon Beauty (2014, 5-core)", _AMAZON),
         "sports": Set("amazon14-sports", "Amazon Sports and Outdoors (2014, 5-core)", _AMAZON),
     }

@@ -128,16 +128,22 @@ def test_a_bundle_gives_both_halves_back(tmp_path: Path) -> None:
                 np.testing.assert_array_equal(found, expected)
 
 
-def test_alpha_is_the_best_of_validation_where_its_lead_is_sure_and_none_where_it_is_not() -> None:
-    whole = toy.fitted()
-    weak = whole.recommender(0.0)
-    alpha, tried, lead = choose_alpha(weak, words(), whole.prepared, (0.0, 0.5, 1.0), users=1000, seed=0)
-    assert set(tried) == {"0", "0.5", "1"}
-    best_tried = max(("0.5", "1"), key=lambda name: tried[name])
-    assert lead[0] == pytest.approx(tried[best_tried] - tried["0"])
-    assert alpha == (float(best_tried) if lead[1] > 0 else 0.0)
-    # A text half that says the opposite of what it knows can only harm, and is left out.
-    wrong = copy.copy(words())
-    wrong.trunk = copy.deepcopy(words().trunk)
+def reversed_trunk(half: ContinuousRecommender) -> ContinuousRecommender:
+    """One that says the opposite of what it knows."""
+    wrong = copy.copy(half)
+    wrong.trunk = copy.deepcopy(half.trunk)
     wrong.trunk.anchor.weight.data.neg_()
-    assert choose_alpha(weak, wrong, whole.prepared, (1.0,), users=1000, seed=0)[0] == 0.0
+    return wrong
+
+
+def test_alpha_is_the_best_of_validation_and_none_where_the_words_only_harm() -> None:
+    whole = toy.fitted()
+    behaviour = whole.recommender(0.0)
+    weights = (0.0, 0.5, 1.0)
+    alpha, tried, lead = choose_alpha(reversed_trunk(behaviour), words(), whole.prepared, weights, users=1000, seed=0)
+    assert set(tried) == {"0", "0.5", "1"}
+    assert alpha == float(max(("0.5", "1"), key=lambda name: tried[name]))
+    assert lead[0] == pytest.approx(tried[f"{alpha:g}"] - tried["0"])
+    assert lead[1] > 0
+    harm = choose_alpha(behaviour, reversed_trunk(words()), whole.prepared, (1.0,), users=1000, seed=0)
+    assert harm[0] == 0.0

@@ -268,7 +268,7 @@ def test_a_bundle_gives_it_back(base: str, tmp_path: Path) -> None:
                 np.testing.assert_array_equal(found, expected)
 
 
-def test_the_weight_is_the_best_of_validation_where_its_lead_is_sure_and_none_where_it_is_not() -> None:
+def test_the_weight_is_the_best_of_validation_and_none_where_it_only_harms() -> None:
     whole = toy.fitted()
     part = whole.recipe.transitions.model_copy(update={"weights": (0.0, 0.5, 1.0)})
     # A trunk that reads nothing knows no chain: what followed does.

@@ -23,7 +23,7 @@ from training.data.prepared import Prepared
 from training.progress import Progress, silent
 from training.stages.loop import EVERY
 from training.stages.trunk import FittedTrunk, fit_trunk
-from training.stages.validation import Validation, surely_best
+from training.stages.validation import Validation, best_weight
 
 if TYPE_CHECKING:  # a fit function runs where pydantic is not
     from training.recipes.continuous import TextHalfPart, TrunkPart
@@ -67,9 +67,9 @@ def choose_alpha(
     seed: int,
 ) -> tuple[float, dict[str, float], tuple[float, float, float]]:
     """The best alpha, what each gave on validation, and the lead of the best over the behaviour half alone:
-    see `surely_best`. One of the weights is above zero."""
+    see `best_weight`. One of the weights is above zero."""
     first = Hybrid(behaviour, words, max(weights))
     validate = Validation(first, prepared, users, seed)
     alone = validate(behaviour, first.behaviour_tokens)
     found = {weight: validate(first.with_alpha(weight)) for weight in sorted(set(weights)) if weight > 0}
-    return surely_best(found, alone)
+    return best_weight(found, alone)

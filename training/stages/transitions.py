@@ -17,7 +17,7 @@ from model.continuous.hybrid import Hybrid
 from model.continuous.recommender import ContinuousRecommender
 from model.continuous.transitions import Transitions, WithTransitions
 from training.data.prepared import Prepared
-from training.stages.validation import Validation, surely_best
+from training.stages.validation import Validation, best_weight
 
 if TYPE_CHECKING:
     from training.recipes.continuous import TransitionsPart
@@ -81,10 +81,10 @@ def choose_weight(
     users: int,
     seed: int,
 ) -> tuple[float, dict[str, float], tuple[float, float, float]]:
-    """The best weight, what each gave on validation, and the lead of the best over the base alone: see `surely_best`.
+    """The best weight, what each gave on validation, and the lead of the best over the base alone: see `best_weight`.
     One of part.weights is above zero."""
     first = WithTransitions(base, transitions, max(part.weights), part.floor)
     validate = Validation(first, prepared, users, seed)
     alone = validate(base, first.base_tokens)
     found = {weight: validate(first.with_weight(weight)) for weight in sorted(set(part.weights)) if weight > 0}
-    return surely_best(found, alone)
+    return best_weight(found, alone)
