@@ -60,9 +60,10 @@ def by_popularity(metrics: Metrics, prepared: Prepared) -> list[dict[str, Any]]:
 def exploring(
     recommender: Recommender, prepared: Prepared, *, users: int = AT_MOST, seed: int = 0, k: int = 10
 ) -> list[dict[str, float]]:
-    """One row for each step of the dial: test ndcg@10, coverage@10 (share of the catalogue) and diversity@10.
+    """One row for each step of the dial: test ndcg@10, coverage@10 (share of the catalogue), diversity@10, changed@10.
 
-    diversity: 1 less the mean cosine between two items of a list. Each user has a seed of their own; items of the
+    diversity: 1 less the mean cosine between two items of a list. changed: share of a list that another seed replaces:
+    what a user gets who comes again. Each user has a seed of their own; items of the
     history are masked. Through `retrieve`, as the service does it. No row where nobody has a test target.
     """
     asked = prepared.evaluation("test")
@@ -73,12 +74,13 @@ def exploring(
     tokens = [token for start in range(0, len(kept), 64) for token in recommender.encode(histories[start : start + 64])]
     rows = []
     for explore in STEPS:
-        gains, spread, found = [], [], np.zeros(len(prepared.catalogue), dtype=np.bool_)
+        gains, spread, changed, found = [], [], [], np.zeros(len(prepared.catalogue), dtype=np.bool_)
         for n, token, history in zip(kept, tokens, histories, strict=True):
             eligible = np.ones(len(prepared.catalogue), dtype=np.bool_)
             eligible[history] = False
-            (taste,) = recommender.generate([token], [Dials(explore, int(n))])
-            answer, _ = recommender.retrieve(taste, eligible, k)
+            tastes = recommender.generate([token] * 2, [Dials(explore, int(n)), Dials(explore, int(n) + len(asked))])
+            answer, again = (recommender.retrieve(taste, eligible, k)[0] for taste in tastes)
+            changed.append(float((~np.isin(answer, again)).mean()) if len(answer) else 0.0)
             place = np.flatnonzero(answer == asked.targets[n])
             gains.append(1 / np.log2(2 + place[0]) if len(place) else 0.0)
             found[answer] = True
@@ -93,6 +95,7 @@ def exploring(
                 "ndcg@10": float(np.mean(gains)),
                 "coverage@10": float(found.mean()),
                 "diversity@10": float(np.mean(spread)) if spread else 0.0,
+                "changed@10": float(np.mean(changed)),
                 "users": float(len(kept)),
             }
         )

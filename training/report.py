@@ -257,14 +257,16 @@ def _exploring(report: Mapping[str, Any]) -> str:
     rows = report.get("exploring")
     if not rows:
         return ""
-    names = ("ndcg@10", "coverage@10", "diversity@10")
     first, last = rows[0], rows[-1]
+    names = [name for name in ("ndcg@10", "coverage@10", "diversity@10", "changed@10") if name in first]
     if all(first[name] == last[name] for name in names):
         return ""  # a recommender without the dial
     say = (
         f"Turned up fully, NDCG@10 goes from {first['ndcg@10']:.3f} to {last['ndcg@10']:.3f}, the share of the "
         f"catalogue shown from {first['coverage@10']:.0%} to {last['coverage@10']:.0%}, the mean distance within a "
-        f"list from {first['diversity@10']:.2f} to {last['diversity@10']:.2f}. {first['users']:.0f} users."
+        f"list from {first['diversity@10']:.2f} to {last['diversity@10']:.2f}. "
+        + (f"Another seed then replaces {last['changed@10']:.0%} of a list. " if "changed@10" in last else "")
+        + f"{first['users']:.0f} users."
     )
     series = {name: [(row["explore"], 100 * row[name] / first[name]) for row in rows] for name in names if first[name]}
     figure = plots.lines(series, title="In percent of explore 0", across="explore", summary=say)

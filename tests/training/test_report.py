@@ -75,6 +75,7 @@ def test_exploring_at_zero_is_the_evaluations_own_number(demo: Prepared, test_me
     assert rows[0]["coverage@10"] == pytest.approx(test_metrics.coverage)
     assert 0 <= rows[0]["diversity@10"] <= 2
     assert all(row["ndcg@10"] == rows[0]["ndcg@10"] for row in rows), "counts have no dial"
+    assert all(row["changed@10"] == 0 for row in rows), "and no seed"
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -245,3 +246,15 @@ def test_exploring_is_drawn_over_the_dial() -> None:
     assert "diversity@10</span>" not in drawn, "what is 0 at explore 0 has no percentage, and is in the table alone"
     assert ">100<" in drawn
     assert "<td>0.1000</td>" in drawn
+    assert "changed" not in drawn, "a report of before it was measured"
+
+
+def test_exploring_tells_how_much_another_seed_changes() -> None:
+    rows = [
+        {"explore": step, "users": 9, "ndcg@10": 0.2, "coverage@10": 0.4, "diversity@10": 0.1, "changed@10": step / 2}
+        for step in (0.0, 0.5, 1.0)
+    ]
+    drawn = told._exploring({"exploring": rows})
+    assert "Another seed then replaces 50% of a list." in drawn
+    assert "changed@10</span>" not in drawn
+    assert "<td>0.2500</td>" in drawn

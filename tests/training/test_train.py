@@ -199,6 +199,8 @@ def test_the_page_lies_beside_it_and_shows_every_stage(trained: Trained) -> None
         assert heading in text
     assert [row["explore"] for row in trained.report["exploring"]] == [0.0, 0.25, 0.5, 0.75, 1.0]
     assert trained.report["exploring"][0] != trained.report["exploring"][-1]
+    changed = [row["changed@10"] for row in trained.report["exploring"]]
+    assert changed[0] == 0 < changed[-1] <= 1
 
 
 def test_progress_counts_every_epoch_of_every_stage(trained: Trained) -> None:
