@@ -206,10 +206,16 @@ def _ours(recommender: Recommender, report: dict[str, Any], notes: dict[str, Any
 
 @row("deftrec", "ours", seeds=1)
 def deftrec(ask: Ask) -> Fitted:
-    """The first version: masked tokens without noise, negative-aware denoising, no text half."""
+    """The first version: masked tokens without noise, negative-aware denoising, no text half; transitions as above."""
     path, report = contrec_bundle(ask, "deftrec")
-    mine, _ = halves(load_recommender(path))
-    return Fitted(recommender_scorer(mine), parameters(mine), {"lambda": mine.mixture.weight}, _seconds(report))
+    return _ours(load_recommender(path), report, {})
+
+
+@row("deftrec-without-transitions", "ours", seeds=1)
+def deftrec_without_transitions(ask: Ask) -> Fitted:
+    """The first version, and nothing counted."""
+    path, report = contrec_bundle(ask, "deftrec")
+    return _ours(uncounted(load_recommender(path)), report, {})
 
 
 def _mixed(recommender: ContinuousRecommender, head: Head, samples: int, weight: float) -> ContinuousRecommender:
