@@ -37,7 +37,8 @@ from training.train import train
 
 def contrec_bundle(ask: Ask, recipe: str = "contrec", overrides: Sequence[str] = ()) -> tuple[Path, dict[str, Any]]:
     """The bundle of a recipe for this set and seed, trained on first use, and its report."""
-    overrides = [*tuned(ask.set_name, "contrec"), *overrides]
+    own = ["text_half.epochs=0"] if recipe == "deftrec" else []  # it has no text half, whatever the set wants of one
+    overrides = [*own, *tuned(ask.set_name, "contrec"), *overrides]
     name = "-".join([recipe, *(override.replace("=", "-") for override in overrides), str(ask.seed)])
     root, note = ask.folder / "bundles", ask.folder / "bundles" / f"{name}.json"
     if not note.exists():

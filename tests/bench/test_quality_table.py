@@ -153,6 +153,8 @@ def test_trained_rows_share_what_they_can(
     assert by_model["contrec-trunk-only"].seconds == by_model["contrec"].seconds, "training counts once, in every row"
     assert by_model["plain-diffusion"].configuration["anchor"] is False
     assert by_model["deftrec-preferdiff"].configuration == {"head": ["head.negatives=preferdiff"]}
+    (note,) = (tmp_path / "runs" / "toy" / "bundles").glob("deftrec*.json")
+    assert not (Path(json.loads(note.read_text(encoding="utf-8"))["path"]) / "text_half").exists(), "DeftRec has none"
     (epoch,) = by_model["contrec-without-dispersive"].notes["epochs"]
     assert epoch["dispersive"] != 0, "it is measured, but has no weight"
 
