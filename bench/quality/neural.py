@@ -96,20 +96,26 @@ def sasrec_ce(ask: Ask) -> Fitted:
 
 
 def _sasrec(ask: Ask) -> tuple[ContinuousRecommender, float, dict[str, Any]]:
-    overrides = tuned(ask.set_name, "sasrec-ce")
-    folder = ask.folder / "sasrec-ce" / "-".join([str(ask.seed), *overrides])
-    overrides = (*ask.set.overrides, *overrides)
-    if not (folder / "seconds.json").exists():
+    own = tuned(ask.set_name, "sasrec-ce")
+    overrides = (*ask.set.overrides, *own)
+
+    def fit(checkpoint: Path) -> ContinuousRecommender:
+        fitted, recipe = fit_sasrec(ask, overrides, progress=told, checkpoint=checkpoint)
+        return fitted.recommender(ask.prepared, recipe.trunk.max_profile)
+
+    recommender, seconds = _kept(ask.folder / "sasrec-ce" / "-".join([str(ask.seed), *own]), fit)
+    return recommender, seconds, {"trunk": trunk_recipe(overrides).trunk.model_dump(mode="json")}
+
+
+def _kept(folder: Path, fit: Callable[[Path], ContinuousRecommender]) -> tuple[ContinuousRecommender, float]:
+    """What `fit`, given a file for its checkpoint, makes, and its seconds: fitted once, then read from the folder."""
+    model, seconds = folder / "model", folder / "seconds.json"
+    if not seconds.exists():
         started = time.perf_counter()
-        folder.mkdir(parents=True, exist_ok=True)
-        fitted, recipe = fit_sasrec(ask, overrides, progress=told, checkpoint=folder / "trunk.safetensors")
-        part = folder / "model"
-        part.mkdir(exist_ok=True)
-        fitted.recommender(ask.prepared, recipe.trunk.max_profile).save(part)
-        (folder / "seconds.json").write_text(json.dumps(time.perf_counter() - started), encoding="utf-8")
-    seconds = json.loads((folder / "seconds.json").read_text(encoding="utf-8"))
-    configuration = {"trunk": trunk_recipe(overrides).trunk.model_dump(mode="json")}
-    return ContinuousRecommender.load(folder / "model"), seconds, configuration
+        model.mkdir(parents=True, exist_ok=True)
+        fit(folder / "trunk.safetensors").save(model)
+        seconds.write_text(json.dumps(time.perf_counter() - started), encoding="utf-8")
+    return ContinuousRecommender.load(model), json.loads(seconds.read_text(encoding="utf-8"))
 
 
 @row("text-only", "baselines", seeds=1)
@@ -316,18 +322,14 @@ def _words(ask: Ask, *overrides: str) -> tuple[ContinuousRecommender, float]:
     _, words = halves(load_recommender(path))
     if words is not None and not overrides:
         return words, _seconds(report, "signals", "text_half")
-    folder = ask.folder / "words" / "-".join([str(ask.seed), *overrides])
-    part = folder / "model"
-    if not (folder / "seconds.json").exists():
-        started = time.perf_counter()
-        recipe = trunk_recipe([*ask.set.overrides, *tuned(ask.set_name, "contrec"), *overrides])
+    recipe = trunk_recipe([*ask.set.overrides, *tuned(ask.set_name, "contrec"), *overrides])
+
+    def fit(checkpoint: Path) -> ContinuousRecommender:
         run = Run(ask.prepared, ask.seed, "cpu", told)
         signals = item_signals(recipe.signals, run)
-        part.mkdir(parents=True, exist_ok=True)
-        words, _ = fit_words(recipe, run, signals.texts, signals.encoder, folder / "trunk.safetensors")
-        words.save(part)
-        (folder / "seconds.json").write_text(json.dumps(time.perf_counter() - started), encoding="utf-8")
-    return ContinuousRecommender.load(part), json.loads((folder / "seconds.json").read_text(encoding="utf-8"))
+        return fit_words(recipe, run, signals.texts, signals.encoder, checkpoint)[0]
+
+    return _kept(ask.folder / "words" / "-".join([str(ask.seed), *overrides]), fit)
 
 
 def _encoder(ask: Ask) -> str:
