@@ -83,33 +83,30 @@ class Hybrid(Recommender):
         ]
 
     def generate(self, tokens: Sequence[UserTokens], dials: Sequence[Dials]) -> list[ContinuousTaste]:
-        """Vectors (M, W + 1 + W_text + 1). explore turns the behaviour half; the text half stays what it is."""
+        """Vectors (M, W + 1 + W_text + 1). explore turns the behaviour half and takes as much from the words: they do
+        not turn, and would hold every list together."""
         mine = self.behaviour.generate([self.behaviour_tokens(token) for token in tokens], dials)
         words = self.text.generate([self.text_tokens(token) for token in tokens], [Dials()] * len(tokens))
-        return [self._joined(*pair) for pair in zip(mine, words, strict=True)]
+        return [self._joined(*one) for one in zip(mine, words, dials, strict=True)]
 
-    def _joined(self, mine: ContinuousTaste, words: ContinuousTaste) -> ContinuousTaste:
-        alpha = np.float32(self.alpha)
+    def _joined(self, mine: ContinuousTaste, words: ContinuousTaste, dial: Dials) -> ContinuousTaste:
+        alpha = np.float32(self.alpha * (1 - dial.explore))
         repeated = np.repeat(alpha * words.vectors, len(mine.vectors), axis=0)
         rough = None
         if mine.rough is not None and words.rough is not None:
-            rough = self._added(mine.rough, words.rough)
+            rough = _added(mine.rough, words.rough, alpha)
         return ContinuousTaste(
             vectors=np.concatenate([mine.vectors, repeated], axis=1),
             log_weights=mine.log_weights + alpha * words.log_weights,
             rough=rough,
         )
 
-    def _added(self, mine: Floats, words: Floats) -> Floats:
-        """mine + alpha * words (N,), in one pass."""
-        return torch.add(torch.from_numpy(mine), torch.from_numpy(words), alpha=self.alpha).numpy()
-
-    def _split(self, taste: ContinuousTaste) -> tuple[ContinuousTaste, ContinuousTaste]:
-        """The vectors of each half again. All constants stay with the first."""
-        width, alpha = self.behaviour.index.dimensions, np.float32(self.alpha)
+    def _split(self, taste: ContinuousTaste) -> tuple[ContinuousTaste, ContinuousTaste, np.float32]:
+        """The vectors of each half again, and the weight of the second. All constants stay with the first."""
+        width, alpha = self.behaviour.index.dimensions, np.float32(taste.vectors[0, -1])  # what asks for b_text
         nothing = np.zeros(1, dtype=np.float32)
         mine = ContinuousTaste(taste.vectors[:, :width], taste.log_weights)
-        return mine, ContinuousTaste(taste.vectors[:1, width:] / alpha, nothing)
+        return mine, ContinuousTaste(taste.vectors[:1, width:] / (alpha or 1), nothing), alpha
 
     def behaviour_tokens(self, token: UserTokens) -> UserTokens:
         """What the behaviour half made of the history."""
@@ -132,13 +129,13 @@ class Hybrid(Recommender):
         """(N,) the score of every item, within `slack`."""
         if taste.rough is not None:
             return taste.rough
-        mine, words = self._split(taste)
-        return self._added(self.behaviour.rough(mine), self.text.rough(words))
+        mine, words, alpha = self._split(taste)
+        return _added(self.behaviour.rough(mine), self.text.rough(words), alpha)
 
     def slack(self, taste: ContinuousTaste) -> Slack:
         """How far `rough` may be from `score`, at most."""
-        mine, words = self._split(taste)
-        return self.behaviour.slack(mine).plus(self.text.slack(words), self.alpha)
+        mine, words, alpha = self._split(taste)
+        return self.behaviour.slack(mine).plus(self.text.slack(words), float(alpha))
 
     def neighbours(self, rows: Rows, eligible: Mask, k: int) -> tuple[Rows, Floats]:
         return self.behaviour.neighbours(rows, eligible, k)
@@ -178,3 +175,8 @@ class Hybrid(Recommender):
         behaviour = ContinuousRecommender.load(folder, device)
         text = ContinuousRecommender.load(folder / "text_half", device, catalogue=behaviour.catalogue)
         return cls(behaviour, text, json.loads((folder / HYBRID).read_text(encoding="utf-8"))["alpha"])
+
+
+def _added(mine: Floats, words: Floats, alpha: np.float32) -> Floats:
+    """mine + alpha * words (N,), in one pass."""
+    return torch.add(torch.from_numpy(mine), torch.from_numpy(words), alpha=float(alpha)).numpy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -72,19 +73,20 @@ class TestHybridWithMixture(_Hybrid):
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("explore", [0.0, 0.6])
+@pytest.mark.parametrize("explore", [0.0, 0.6, 1.0])
 def test_the_score_is_the_sum_of_both_log_probabilities(weight: float, explore: float) -> None:
     both, dials = hybrid(weight, alpha=0.7), Dials(explore, seed=3)
     for history in HISTORIES:
         (taste,) = both.generate(both.encode([history]), [dials])
         (mine,) = both.behaviour.generate(both.behaviour.encode([history]), [dials])
         (its,) = both.text.generate(both.text.encode([history]), [Dials()])
-        expected = both.behaviour.score(mine) + 0.7 * both.text.score(its)
+        expected = both.behaviour.score(mine) + 0.7 * (1 - explore) * both.text.score(its)
         np.testing.assert_allclose(both.score(taste), expected, atol=2e-4)
-        rows, scores = both.retrieve(taste, everything(), 7)
         plain_rows, plain_scores = best(both.score(taste), everything(), 7)
-        np.testing.assert_array_equal(rows, plain_rows)
-        np.testing.assert_allclose(scores, plain_scores, atol=2e-4)
+        for one in (taste, replace(taste, rough=None)):  # the rough scores that generate keeps, or made anew
+            rows, scores = both.retrieve(one, everything(), 7)
+            np.testing.assert_array_equal(rows, plain_rows)
+            np.testing.assert_allclose(scores, plain_scores, atol=2e-4)
 
 
 def test_halves_that_do_not_fit_are_refused() -> None:
