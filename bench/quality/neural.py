@@ -144,7 +144,7 @@ def id_text_ensemble(ask: Ask) -> Fitted:
 def id_text_transition_ensemble(ask: Ask) -> Fitted:
     """The ensemble, and what followed the last ten items as a third expert: all that ContRec has, but for ContRec."""
     fitted, part = id_text_ensemble(ask), trunk_recipe(ask.set.overrides).transitions
-    table = fit_transitions(ask.prepared, part.keep)
+    table = fit_transitions(ask.prepared, part.keep, window=part.window, decay=part.decay)
     expert = followed(table, part.floor)
     weight, tried = _chosen(fitted.scorer, expert, part.weights, ask)
     return Fitted(

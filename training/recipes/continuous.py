@@ -31,6 +31,7 @@ class SignalsPart(Part):
 class TokenizerPart(Part):
     """The sigma-VAE K-way tokenizer (model/continuous/tokenizer.py)."""
 
+    words: bool
     ways: Count
     token_dim: Count
     hidden: Count
@@ -104,6 +105,8 @@ class TextHalfPart(Part):
 class TransitionsPart(Part):
     """What followed the last items (model/continuous/transitions.py), counted, its log share added to the score."""
 
+    window: Count
+    decay: Annotated[float, Field(gt=0, le=1)]
     keep: Count
     floor: Share
     weights: Weights

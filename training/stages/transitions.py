@@ -26,19 +26,21 @@ WINDOW, DECAY = 10, 0.8
 FROM_POWER, TO_POWER = 0.5, 0.25
 
 
-def fit_transitions(prepared: Prepared, keep: int) -> Transitions:
+def fit_transitions(prepared: Prepared, keep: int, *, window: int = WINDOW, decay: float = DECAY) -> Transitions:
     """Of each item the `keep` items that followed it most; equal counts go to the lower row.
 
     256 lose nothing on validation (MovieLens-1M, Beauty, Sports), and are a third of all on MovieLens-1M.
     """
-    line, rows, counts = count_transitions(*prepared.train_histories(), len(prepared.catalogue))
+    offsets, items = prepared.train_histories()
+    size = len(prepared.catalogue)
+    line, rows, counts = count_transitions(offsets, items, size, window=window, decay=decay)
     order = np.lexsort((rows, -counts, line))  # line by line, the most first
-    starts = np.searchsorted(line, np.arange(len(prepared.catalogue) + 1))
+    starts = np.searchsorted(line, np.arange(size + 1))
     place = np.empty(len(line), dtype=np.int64)
     place[order] = np.arange(len(line)) - starts[line]
     kept = place < keep
     kept_starts = np.concatenate([[0], np.cumsum(np.minimum(np.diff(starts), keep))])
-    return Transitions(kept_starts, rows[kept].astype(np.int32), counts[kept], WINDOW, DECAY)
+    return Transitions(kept_starts, rows[kept].astype(np.int32), counts[kept], window, decay)
 
 
 def count_transitions(

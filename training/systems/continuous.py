@@ -39,7 +39,7 @@ def build(recipe: ContinuousRecipe, run: Run) -> Built:
         tokenizer, tokens, run.report["tokenizer"] = fit_tokenizer(
             signals.collaborative,
             signals.known,
-            signals.text,
+            signals.text if recipe.tokenizer.words else signals.text[:, :0],
             recipe.tokenizer,
             seed=seed,
             checkpoint=checkpoint,
@@ -77,7 +77,8 @@ def build(recipe: ContinuousRecipe, run: Run) -> Built:
     recommender: ContinuousRecommender | Hybrid | WithTransitions = base
     if max(recipe.transitions.weights) > 0:
         with run.stage("transitions"):
-            counted = fit_transitions(prepared, recipe.transitions.keep)
+            part = recipe.transitions
+            counted = fit_transitions(prepared, part.keep, window=part.window, decay=part.decay)
             weight, tried, lead = choose_weight(
                 base, counted, prepared, recipe.transitions, users=recipe.trunk.validation_users, seed=seed
             )
