@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.quality.models import Ask, Fitted, added, row
-from bench.quality.tuning import fit_sasrec, trunk_recipe, tuned
+from bench.quality.tuning import fit_sasrec, sasrec_recipe, trunk_recipe, tuned
 from model import load_recommender
 from model.catalogue import Rows
 from model.continuous.head import Head
@@ -104,7 +104,7 @@ def _sasrec(ask: Ask) -> tuple[ContinuousRecommender, float, dict[str, Any]]:
         return fitted.recommender(ask.prepared, recipe.trunk.max_profile)
 
     recommender, seconds = _kept(ask.folder / "sasrec-ce" / "-".join([str(ask.seed), *own]), fit)
-    return recommender, seconds, {"trunk": trunk_recipe(overrides).trunk.model_dump(mode="json")}
+    return recommender, seconds, {"trunk": sasrec_recipe(overrides).trunk.model_dump(mode="json")}
 
 
 def _kept(folder: Path, fit: Callable[[Path], ContinuousRecommender]) -> tuple[ContinuousRecommender, float]:

@@ -57,11 +57,16 @@ def trunk_recipe(overrides: Sequence[str], name: str = "contrec") -> ContinuousR
     return recipe
 
 
+def sasrec_recipe(overrides: Sequence[str]) -> ContinuousRecipe:
+    """The same for SASRec, which has no convolution."""
+    return trunk_recipe([*overrides, "trunk.kernel=1"])
+
+
 def fit_sasrec(
     ask: Ask, overrides: Sequence[str], *, progress: Progress = silent, checkpoint: Path | None = None
 ) -> tuple[FittedTrunk, ContinuousRecipe]:
     """ContRec's trunk over free item vectors, and the recipe it was trained by."""
-    recipe = trunk_recipe(overrides)
+    recipe = sasrec_recipe(overrides)
     reproducibly()
     nothing = torch.zeros(len(ask.prepared.catalogue), 1, 1)
     fitted = fit_trunk(

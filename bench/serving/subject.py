@@ -41,7 +41,7 @@ NAME = "bench"
 HISTORY = 50
 
 # The `small` size of training/recipes/contrec.toml.
-WIDTH, LAYERS, HEADS, FEED_FORWARD, MAX_HISTORY, MAX_PROFILE = 128, 2, 2, 256, 200, 500
+WIDTH, LAYERS, HEADS, FEED_FORWARD, MAX_HISTORY, KERNEL, MAX_PROFILE = 128, 2, 2, 256, 200, 4, 500
 HEAD_HIDDEN, HEAD_BLOCKS, HEAD_NORM, SAMPLES, TIMES = 256, 3, 2.0, 8, (0.7,)
 ALPHA = 0.5
 FOLLOWERS, WINDOW, DECAY, FLOOR = 100, 10, 0.8, 1e-3  # items known to have followed one: 41 on Sports, 217 on ML-1M
@@ -51,7 +51,7 @@ def make_recommender(items: int, weight: float, seed: int = 0) -> WithTransition
     """Random weights of the `small` shapes, every expert. weight: lambda of the mixture; 0 is the trunk alone."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        trunk = Trunk(BackboneShape(WIDTH, LAYERS, HEADS, FEED_FORWARD, MAX_HISTORY))
+        trunk = Trunk(BackboneShape(WIDTH, LAYERS, HEADS, FEED_FORWARD, MAX_HISTORY, KERNEL))
         head = Head(HeadShape(WIDTH, HEAD_HIDDEN, HEAD_BLOCKS, HEAD_NORM))
         torch.nn.init.normal_(head.outputs.weight, std=0.1)
         for block in head.blocks:
@@ -59,7 +59,7 @@ def make_recommender(items: int, weight: float, seed: int = 0) -> WithTransition
         vectors = torch.nn.functional.normalize(torch.randn(items, WIDTH), dim=1)
         bias = 0.1 * torch.randn(items)
         counts = torch.randint(1, 1000, (items,))
-        words = Trunk(BackboneShape(WIDTH, LAYERS, HEADS, FEED_FORWARD, MAX_HISTORY))
+        words = Trunk(BackboneShape(WIDTH, LAYERS, HEADS, FEED_FORWARD, MAX_HISTORY, KERNEL))
         places = torch.nn.functional.normalize(torch.randn(items, WIDTH), dim=1)
     names = ("red", "small", "winter", "garden", "night", "paper", "river", "stone")
     catalogue = Catalogue(

@@ -38,7 +38,8 @@ def main() -> None:
     part = recipe.trunk
     prepared = Prepared.read(given.data)
     torch.manual_seed(0)
-    trunk = Trunk(BackboneShape(part.width, part.layers, part.heads, part.feed_forward, part.max_history), part.dropout)
+    sizes = (part.width, part.layers, part.heads, part.feed_forward, part.max_history, part.kernel)
+    trunk = Trunk(BackboneShape(*sizes), part.dropout)
     vectors = (0.02 * torch.randn(len(prepared.catalogue), part.width)).requires_grad_()
     bias = torch.zeros(len(prepared.catalogue), requires_grad=True)
     windows = Windows(*prepared.train_histories(), part.max_history, part.max_profile)

@@ -12,6 +12,7 @@ look, and rotary positions are relative, so the most recent item has a stable pl
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from dataclasses import asdict, dataclass
@@ -32,18 +33,24 @@ PREFIX = 2  # BOS and profile
 
 @dataclass(frozen=True, slots=True)
 class BackboneShape:
-    """Sizes that the weights depend on. max_history: longest tail that is read, in items."""
+    """Sizes that the weights depend on. max_history: longest tail that is read, in items.
+
+    kernel: positions that a short convolution reads before each layer; 1 is none, as in bundles from before it.
+    """
 
     width: int
     layers: int
     heads: int
     feed_forward: int
     max_history: int
+    kernel: int = 1
 
 
 class Backbone(nn.Module):
     """A Llama-shaped causal LM of our own (RMSNorm, rotary positions, SwiGLU), without a vocabulary.
 
+    Before each layer every position takes something of the few before it, each feature by weights of its own: two
+    layers need not spend a head on what came last. Depthwise convolutions in transformers: Primer (arXiv 2109.08668).
     dropout acts on the input, on every residual branch and on the state, in training only.
     """
 
@@ -70,10 +77,18 @@ class Backbone(nn.Module):
             )
         )
         self.lm.embed_tokens = nn.Identity()  # items come as vectors; an unused table would only travel along
+        short = shape.layers if shape.kernel > 1 else 0
+        # Zero: training starts from the plain transformer.
+        self.short = nn.ParameterList(nn.Parameter(torch.zeros(shape.kernel, shape.width)) for _ in range(short))
+        for number in range(short):
+            self.lm.layers[number].register_forward_pre_hook(functools.partial(self._convolve, number))
         # The Llama of transformers has no dropout on its residual branches, and small data needs it.
         for layer in self.lm.layers:
             layer.self_attn.register_forward_hook(self._drop_branch)
             layer.mlp.register_forward_hook(self._drop_branch)
+
+    def _convolve(self, number: int, layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (convolved(inputs[0], self.short[number]), *inputs[1:])
 
     def _drop_branch(self, module: nn.Module, inputs: Any, output: Any) -> Any:
         if not self.training or self.dropout == 0:
@@ -141,6 +156,14 @@ class Trunk(nn.Module):
         trunk = cls(BackboneShape(**json.loads((folder / "shape.json").read_text(encoding="utf-8"))))
         trunk.load_state_dict(weights)
         return trunk
+
+
+def convolved(x: Tensor, weights: Tensor) -> Tensor:
+    """x (B, L, W), weights (kernel, W) -> x_t + sum over j < kernel of weights_j * x_(t-j), features apart."""
+    out = x + x * weights[0]
+    for back in range(1, min(len(weights), x.shape[1])):
+        out = out + F.pad(x[:, :-back] * weights[back], (0, 0, back, 0))
+    return out
 
 
 def pad(histories: list[Tensor]) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ a new reader.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -18,12 +19,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.continuous.backbone import PREFIX, Backbone
+from model.continuous.backbone import PREFIX, Backbone, convolved
 
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """Packed weights of one layer: qkv (3W, W), out (W, W), gate_up (2F, W), down (W, F), both norms (W,)."""
+    """Packed weights of one layer: qkv (3W, W), out (W, W), gate_up (2F, W), down (W, F), both norms (W,).
+
+    short: (kernel, W) of the convolution before it, where there is one.
+    """
+
+    short: Tensor | None
 
     norm: Tensor
     qkv: Tensor
@@ -43,12 +49,13 @@ class Reader:
         self._eps = lm.norm.variance_epsilon
         self._norm = lm.norm.weight.detach().clone()
         self._layers = []
-        for layer in lm.layers:
+        for layer, short in itertools.zip_longest(lm.layers, backbone.short):
             attention, mlp = layer.self_attn, layer.mlp
             qkv = [part.weight.detach() for part in (attention.q_proj, attention.k_proj, attention.v_proj)]
             gate_up = [part.weight.detach() for part in (mlp.gate_proj, mlp.up_proj)]
             self._layers.append(
                 _Layer(
+                    short=None if short is None else short.detach().clone(),
                     norm=layer.input_layernorm.weight.detach().clone(),
                     qkv=torch.cat(qkv),
                     out=attention.o_proj.weight.detach().clone(),
@@ -75,10 +82,12 @@ class Reader:
         x = torch.cat([backbone.bos.expand(len(items), 1, -1), prefix[:, None], items * scale], dim=1)
         last = lengths + (PREFIX - 1)  # (B,) the position of the last item, or of the profile where there is none
         for layer in self._layers[:-1]:
+            x = _convolved(layer, x)
             query, key, value = self._projected(layer, x)
             mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
             x = self._rest(layer, x, mixed)
         layer, rows = self._layers[-1], torch.arange(len(x), device=x.device)
+        x = _convolved(layer, x)
         query, key, value = self._projected(layer, x)
         query = query[rows, :, last][:, :, None]  # (B, heads, 1, head width)
         visible = torch.arange(x.shape[1], device=x.device) <= last[:, None]  # (B, L): nothing behind the last item
@@ -87,7 +96,7 @@ class Reader:
         return F.rms_norm(x[:, 0], x.shape[2:], self._norm, self._eps)
 
     def _projected(self, layer: _Layer, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, L, W) -> query, key, value (B, heads, L, head width), the first two turned by their positions."""
+        """(B, L, W), convolved -> query, key, value (B, heads, L, head width), the first two turned by positions."""
         batch, length, width = x.shape
         qkv = F.linear(F.rms_norm(x, (width,), layer.norm, self._eps), layer.qkv)
         query_key, value = qkv.view(batch, length, 3, self._heads, -1).permute(2, 0, 3, 1, 4).split([2, 1])
@@ -100,3 +109,7 @@ class Reader:
         x = x + F.linear(mixed.transpose(1, 2).flatten(2), layer.out)
         gate, up = F.linear(F.rms_norm(x, x.shape[2:], layer.mlp_norm, self._eps), layer.gate_up).chunk(2, dim=-1)
         return x + F.linear(F.silu(gate) * up, layer.down)
+
+
+def _convolved(layer: _Layer, x: Tensor) -> Tensor:
+    return x if layer.short is None else convolved(x, layer.short)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from model.catalogue import Catalogue, Item
-from model.continuous.backbone import BackboneShape, Trunk, pad
+from model.continuous.backbone import BackboneShape, Trunk, convolved, pad
 from model.continuous.head import Head, HeadShape
 from model.continuous.recommender import ContinuousRecommender, Mixture, profiles
 from training.stages.trunk import read_states
 from training.stages.windows import Windows
 
-SHAPE = BackboneShape(width=16, layers=2, heads=2, feed_forward=24, max_history=8)
+SHAPE = BackboneShape(width=16, layers=2, heads=2, feed_forward=24, max_history=8, kernel=3)
 MAX_PROFILE = 5
 ITEMS = 50
 BATCH, LENGTH = 4, 7
@@ -35,6 +38,8 @@ def trunk() -> Trunk:
         for parameter in trunk.parameters():
             if parameter.ndim >= 2:
                 parameter.copy_(4 * parameter)
+        for number, weights in enumerate(trunk.backbone.short):  # they start at zero
+            weights.copy_(drawn(8 + number, *weights.shape))
         trunk.anchor.weight.copy_(drawn(1, SHAPE.width, SHAPE.width))
     return trunk.eval()
 
@@ -114,6 +119,41 @@ def test_the_order_of_items_matters(trunk: Trunk) -> None:
     items, profile, has_profile = inputs()
     before, after = (trunk.backbone(x, profile, has_profile)[:, -1] for x in (items, items.flip(1)))
     assert (before != after).any(dim=1).all()
+
+
+def test_the_convolution_is_the_sum_over_the_positions_before() -> None:
+    x, weights = drawn(9, 2, 5, 4), drawn(10, 3, 4)
+    expected = x.clone()
+    for t in range(5):
+        for back in range(min(3, t + 1)):
+            expected[:, t] += weights[back] * x[:, t - back]
+    torch.testing.assert_close(convolved(x, weights), expected)
+    torch.testing.assert_close(convolved(x[:, :2], weights), expected[:, :2])
+
+
+def test_the_layers_read_what_is_convolved(trunk: Trunk) -> None:
+    """By hand, around the layers of a trunk without: also what a bundle of before the convolution holds."""
+    plain = Trunk(replace(SHAPE, kernel=1))
+    weights = {name: tensor for name, tensor in trunk.state_dict().items() if ".short." not in name}
+    assert plain.state_dict().keys() == weights.keys()
+    plain.load_state_dict(weights)
+    items, profile, has_profile = inputs()
+    for layer, short in zip(plain.eval().backbone.lm.layers, trunk.backbone.short, strict=True):
+        layer.register_forward_pre_hook(lambda _, args, short=short: (convolved(args[0], short), *args[1:]))
+    found, expected = (one.backbone(items, profile, has_profile) for one in (trunk, plain))
+    torch.testing.assert_close(found, expected)
+    assert (found != Trunk(SHAPE).eval().backbone(items, profile, has_profile)).any()
+
+
+def test_a_shape_from_before_the_convolution_has_none(tmp_path: Path) -> None:
+    old = Trunk(replace(SHAPE, kernel=1)).eval()
+    old.save(tmp_path)
+    shape = json.loads((tmp_path / "shape.json").read_text(encoding="utf-8"))
+    assert shape.pop("kernel") == 1
+    (tmp_path / "shape.json").write_text(json.dumps(shape), encoding="utf-8")
+    read = Trunk.load(tmp_path).eval()
+    assert len(read.backbone.short) == 0
+    assert torch.equal(read.backbone(*inputs()), old.backbone(*inputs()))
 
 
 def test_dropout_acts_in_training_only() -> None:

@@ -17,7 +17,7 @@ from model.continuous.sampler import Sampler
 from model.recommender import Dials, best
 from model.sieve import ByteSieve, PlainSieve
 
-SHAPE = BackboneShape(width=16, layers=3, heads=2, feed_forward=24, max_history=12)
+SHAPE = BackboneShape(width=16, layers=3, heads=2, feed_forward=24, max_history=12, kernel=4)
 ITEMS = 300
 
 
@@ -52,12 +52,12 @@ def histories(count: int, seed: int = 0) -> list[np.ndarray]:
     return [draw.integers(0, ITEMS, draw.integers(0, 30)) for _ in range(count)]
 
 
-@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize(("layers", "kernel"), [(1, 1), (2, 1), (1, 4), (2, 3), (3, 4)])
 @pytest.mark.parametrize("lengths", [[4], [12], [0], [1, 12, 5, 0, 12]], ids=str)
 @torch.inference_mode()
-def test_the_reader_gives_the_state_after_the_last_item(layers: int, lengths: list[int]) -> None:
+def test_the_reader_gives_the_state_after_the_last_item(layers: int, kernel: int, lengths: list[int]) -> None:
     torch.manual_seed(layers)
-    backbone = Backbone(BackboneShape(16, layers, 4, 24, 12)).eval()
+    backbone = Backbone(BackboneShape(16, layers, 4, 24, 12, kernel)).eval()
     shaken(backbone, layers)
     rows, counted = pad([torch.arange(n) for n in lengths])
     items = torch.randn(12, 16)[rows]

@@ -65,6 +65,7 @@ class TrunkPart(Part):
     layers: Count
     heads: Count
     feed_forward: Count
+    kernel: Count
     max_history: Count
     max_profile: Count
     dropout: Share

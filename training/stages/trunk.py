@@ -78,7 +78,8 @@ def fit_trunk(
     with own_randomness(seed, device):
         given = trunk is not None
         if trunk is None:
-            shape = BackboneShape(part.width, part.layers, part.heads, part.feed_forward, part.max_history)
+            sizes = (part.width, part.layers, part.heads, part.feed_forward, part.max_history, part.kernel)
+            shape = BackboneShape(*sizes)
             trunk = Trunk(shape, part.dropout)
         trunk = trunk.to(device)
         space = make_space(tokens, part.width).to(device)
