@@ -23,12 +23,32 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaModel
+from transformers import AttentionInterface, LlamaConfig, LlamaModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 if TYPE_CHECKING:
     from model.continuous.language import LanguageBackbone, LanguageShape
 
 PREFIX = 2  # BOS and profile
+_ATTENTION = "sdpa-float32-on-cpu"
+
+
+def attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **settings: Any
+) -> tuple[Tensor, None]:
+    """`sdpa` of transformers, on a CPU always in float32: in bfloat16 forward and backward take up to three times as
+    long there (`python bench/training/attention.py`). Query, key and value (B, heads, L, head width)."""
+    if query.device.type == "cpu":
+        with torch.autocast("cpu", enabled=False):
+            floats = (query.float(), key.float(), value.float())
+            out, _ = sdpa_attention_forward(module, *floats, attention_mask, **settings)
+    else:
+        out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
+    found: Tensor = out.to(query.dtype)
+    return found, None
+
+
+AttentionInterface.register(_ATTENTION, attention)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +93,7 @@ class Backbone(nn.Module):
                 num_key_value_heads=shape.heads,
                 max_position_embeddings=shape.max_history + PREFIX,
                 use_cache=False,
-                attn_implementation="sdpa",
+                attn_implementation=_ATTENTION,
             )
         )
         self.lm.embed_tokens = nn.Identity()  # items come as vectors; an unused table would only travel along

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from model.catalogue import Catalogue, Item
-from model.continuous.backbone import BackboneShape, Trunk, convolved, pad
+from model.continuous.backbone import BackboneShape, Trunk, attention, convolved, pad
 from model.continuous.head import Head, HeadShape
 from model.continuous.recommender import ContinuousRecommender, Mixture, profiles
 from training.stages.trunk import read_states
@@ -119,6 +120,17 @@ def test_the_order_of_items_matters(trunk: Trunk) -> None:
     items, profile, has_profile = inputs()
     before, after = (trunk.backbone(x, profile, has_profile)[:, -1] for x in (items, items.flip(1)))
     assert (before != after).any(dim=1).all()
+
+
+def test_attention_under_bfloat16_is_that_of_float32() -> None:
+    query, key, value = (drawn(11 + n, 3, 2, 9, 8).bfloat16() for n in range(3))
+    expected = torch.softmax(
+        (query.float() @ key.float().mT / math.sqrt(8)).masked_fill(torch.ones(9, 9).triu(1).bool(), -math.inf), dim=-1
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = attention(torch.nn.Module(), query, key, value, None)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found, (expected @ value.float()).transpose(1, 2).bfloat16(), atol=0, rtol=2**-7)
 
 
 def test_the_convolution_is_the_sum_over_the_positions_before() -> None:
