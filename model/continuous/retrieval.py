@@ -26,6 +26,7 @@ DENSE_ITEMS = 200_000
 """Largest catalogue whose rough scores a taste carries: 800 kB a request. Beyond it they are computed again."""
 
 _CHUNK = 2**20  # logits held at a time: 4 MB, which stay near the core and bound the memory of a batch
+_RAISED = 80.0  # e to the 88 overflows float32, e to the -87 loses digits
 LEAST = -60.0
 """A log probability below it may have lost its order to float32, or be -inf."""
 
@@ -55,15 +56,30 @@ def rough_scores(sieve: Sieve, vectors: Tensor, weights: Tensor) -> tuple[Tensor
     together = max(1, _CHUNK // (members * len(sieve)))  # users a turn
     for some in vectors.split(together):
         logits = sieve.logits(some.reshape(-1, width))
-        partition = logits.logsumexp(dim=1, keepdim=True)
+        masses, scale, partition = _masses(logits)
         partitions.append(partition.view(len(some), members))
         if len(sieve) > DENSE_ITEMS:
             continue
-        logits.sub_(partition)
         if members > 1:
-            logits = torch.matmul(weights, logits.view(len(some), members, -1).exp_()).log_()
-        rough.append(logits)
+            shares = (weights * scale.view(len(some), members))[:, None]
+            rough.append((shares @ masses.view(len(some), members, -1))[:, 0].log_())
+        else:
+            rough.append(logits.sub_(partition))
     return torch.cat(rough) if rough else None, torch.cat(partitions)
+
+
+def _masses(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """logits (R, N) -> masses (R, N), scale (R, 1) and log partition (R, 1): masses * scale are the probabilities.
+
+    Each logit is raised once, without first taking off the greatest, which would read all of them twice more. Logits
+    that float32 cannot raise, or not to full precision, show in the sum, and are then taken the long way.
+    """
+    masses = logits.exp()
+    partition = masses.sum(dim=1, keepdim=True).log()
+    if bool(partition.abs().amax() < _RAISED):  # not so of inf and nan
+        return masses, partition.neg().exp(), partition
+    partition = logits.logsumexp(dim=1, keepdim=True)
+    return (logits - partition).exp_(), torch.ones_like(partition), partition
 
 
 def retrieve_mixture(

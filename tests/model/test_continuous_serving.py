@@ -81,12 +81,15 @@ def test_the_sampler_walks_as_the_head_does(times: tuple[float, ...], guidance: 
         torch.testing.assert_close(found[user], expected, atol=2e-5, rtol=2e-5)
 
 
+@pytest.mark.parametrize("shift", [0.0, 500.0, -95.0, -500.0])
 @pytest.mark.parametrize("chunk", [1, 1000, 2**20])
 @torch.inference_mode()
-def test_rough_scores_are_the_mixture_of_plain_softmaxes(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+def test_rough_scores_are_the_mixture_of_plain_softmaxes(
+    monkeypatch: pytest.MonkeyPatch, chunk: int, shift: float
+) -> None:
     monkeypatch.setattr("model.continuous.retrieval._CHUNK", chunk)
     generator = torch.Generator().manual_seed(6)
-    items, bias = torch.randn(50, 8, generator=generator), torch.randn(50, generator=generator)
+    items, bias = torch.randn(50, 8, generator=generator), torch.randn(50, generator=generator) + shift
     vectors, weights = torch.randn(7, 3, 8, generator=generator), torch.tensor([0.5, 0.3, 0.2])
     logits = vectors @ items.T + bias
     matrix = torch.cat([items, bias[:, None]], dim=1).numpy()
