@@ -19,12 +19,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from model.continuous.backbone import BackboneShape, Trunk
 from training.data.prepared import Prepared
 from training.recipe import load_recipe
 from training.recipes.continuous import ContinuousRecipe
 from training.stages.softmax import catalogue_cross_entropy
-from training.stages.trunk import read_states
+from training.stages.trunk import new_trunk, read_states
 from training.stages.windows import Batch, Windows
 
 
@@ -38,8 +37,7 @@ def main() -> None:
     part = recipe.trunk
     prepared = Prepared.read(given.data)
     torch.manual_seed(0)
-    sizes = (part.width, part.layers, part.heads, part.feed_forward, part.max_history, part.kernel)
-    trunk = Trunk(BackboneShape(*sizes), part.dropout)
+    trunk = new_trunk(part)
     vectors = (0.02 * torch.randn(len(prepared.catalogue), part.width)).requires_grad_()
     bias = torch.zeros(len(prepared.catalogue), requires_grad=True)
     windows = Windows(*prepared.train_histories(), part.max_history, part.max_profile)

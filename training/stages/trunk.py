@@ -78,9 +78,7 @@ def fit_trunk(
     with own_randomness(seed, device):
         given = trunk is not None
         if trunk is None:
-            sizes = (part.width, part.layers, part.heads, part.feed_forward, part.max_history, part.kernel)
-            shape = BackboneShape(*sizes)
-            trunk = Trunk(shape, part.dropout)
+            trunk = new_trunk(part)
         trunk = trunk.to(device)
         space = make_space(tokens, part.width).to(device)
         optimiser = _optimiser(trunk, space, part, given)
@@ -127,6 +125,12 @@ def fit_trunk(
             progress("trunk", place.epoch, part.epochs, values)
         loop.finish()
     return FittedTrunk(trunk.eval(), space, place.epochs, place.best_epoch)
+
+
+def new_trunk(part: TrunkPart) -> Trunk:
+    """One of our own, untrained."""
+    sizes = (part.width, part.layers, part.heads, part.feed_forward, part.max_history, part.kernel)
+    return Trunk(BackboneShape(*sizes), part.dropout)
 
 
 def anchor_recommender(trunk: Trunk, space: Space, prepared: Prepared, max_profile: int) -> ContinuousRecommender:
