@@ -75,16 +75,16 @@ def build(recipe: ContinuousRecipe, run: Run) -> Built:
         base = Hybrid(behaviour, words, alpha) if alpha > 0 else behaviour
         beside |= {"behaviour_half": behaviour, "text_half": words}
     recommender: ContinuousRecommender | Hybrid | WithTransitions = base
-    if max(recipe.transitions.weights) > 0:
+    part = recipe.transitions
+    if max(part.weights) > 0:
         with run.stage("transitions"):
-            part = recipe.transitions
             counted = fit_transitions(prepared, part.keep, window=part.window, decay=part.decay)
             weight, tried, lead = choose_weight(
-                base, counted, prepared, recipe.transitions, users=recipe.trunk.validation_users, seed=seed
+                base, counted, prepared, part, users=recipe.trunk.validation_users, seed=seed
             )
         run.report["transitions_fit"] = {"weight": weight, "tried": tried, "lead": lead}
         if weight > 0:
-            recommender = WithTransitions(base, counted, weight, recipe.transitions.floor)
+            recommender = WithTransitions(base, counted, weight, part.floor)
             beside["without_transitions"] = base
     fill = functools.partial(recommender.save, include_base=recipe.language.include_base)
     return Built(recommender, fill, beside)
