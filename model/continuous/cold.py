@@ -77,9 +77,8 @@ class ColdItems:
 
     @torch.inference_mode()
     def vectors(self, items: Sequence[Item]) -> Tensor:
-        shape = self.tokenizer.shape
-        text = self.encoder.encode(items) if shape.text else torch.zeros(len(items), 0)  # tokens may hold no words
-        signals = torch.cat([text.new_zeros(len(items), shape.collaborative), text], dim=1)
+        text = self.encoder.encode(items)
+        signals = torch.cat([text.new_zeros(len(items), self.tokenizer.shape.collaborative), text], dim=1)
         tokens = self.tokenizer.encode(signals, torch.zeros(len(items), dtype=torch.bool))  # (n, K, D)
         return (tokens.flatten(1) @ self.projection.T).clone()
 

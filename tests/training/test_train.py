@@ -15,7 +15,6 @@ import torch
 
 from model import load_recommender
 from model.bundle import MANIFEST, active, list_bundles, read_manifest
-from model.catalogue import Item
 from model.continuous.hybrid import Hybrid
 from model.continuous.recommender import ContinuousRecommender
 from model.continuous.tokenizer import Tokenizer
@@ -146,19 +145,11 @@ def test_it_carries_the_parts_that_a_new_item_needs(demo: Prepared, trained: Tra
     assert torch.isfinite(tokens).all()
 
 
-def test_tokens_may_hold_interactions_alone_and_transitions_count_as_far_as_asked(data: Path, tmp_path: Path) -> None:
-    settings = ("tokenizer.words=false", "transitions.window=3", "transitions.decay=0.5", "head.epochs=0")
-    trained = run(data, tmp_path, overrides=[*QUICK, *settings])
-    assert Tokenizer.load(trained.path / "tokenizer").shape.text == 0
-    recommender = load_recommender(trained.path)
+def test_transitions_count_as_far_as_asked(data: Path, tmp_path: Path) -> None:
+    settings = ("transitions.window=3", "transitions.decay=0.5", "head.epochs=0", "text_half.epochs=0")
+    recommender = load_recommender(run(data, tmp_path, overrides=[*QUICK, *settings]).path)
     assert isinstance(recommender, WithTransitions)
     assert (recommender.transitions.window, recommender.transitions.decay) == (3, 0.5)
-    assert isinstance(recommender.base, Hybrid)
-    new = [Item("new-1", "River song"), Item("new-2", "Quiet valley", text="of snow")]
-    grown = recommender.base.with_items(new)
-    mine, its = grown.behaviour.vectors[-2:], grown.text.vectors[-2:]
-    torch.testing.assert_close(mine[0], mine[1], msg="the behaviour half knows nothing of an item without interactions")
-    assert torch.linalg.norm(its[0] - its[1]) > 0.01, "the words place it"
 
 
 def test_the_loaded_bundle_scores_what_the_report_and_the_manifest_say(demo: Prepared, trained: Trained) -> None:

@@ -31,7 +31,6 @@ class SignalsPart(Part):
 class TokenizerPart(Part):
     """The sigma-VAE K-way tokenizer (model/continuous/tokenizer.py)."""
 
-    words: bool
     ways: Count
     token_dim: Count
     hidden: Count

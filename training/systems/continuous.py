@@ -39,7 +39,7 @@ def build(recipe: ContinuousRecipe, run: Run) -> Built:
         tokenizer, tokens, run.report["tokenizer"] = fit_tokenizer(
             signals.collaborative,
             signals.known,
-            signals.text if recipe.tokenizer.words else signals.text[:, :0],
+            signals.text,
             recipe.tokenizer,
             seed=seed,
             checkpoint=checkpoint,
