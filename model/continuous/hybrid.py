@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 
 from model.catalogue import Item, Mask, Rows
 from model.continuous.recommender import ContinuousRecommender
-from model.continuous.retrieval import ContinuousTaste, mix, retrieve_mixture
+from model.continuous.retrieval import ContinuousTaste, mix, retrieve_mixture, summed_scores
 from model.index import ItemIndex
 from model.recommender import Dials, Floats, Recommender, UserTokens, Walk
-from model.sieve import Slack
+from model.sieve import ByteSieve, SievePair, Slack
 
 HYBRID = "hybrid.json"  # what tells a bundle with two halves from one with a single half
 
@@ -52,6 +52,9 @@ class Hybrid(Recommender):
         self.text = text
         self.alpha = alpha
         self.index = ItemIndex(np.concatenate([behaviour.index.matrix, text.index.matrix], axis=1))
+        self.pair: SievePair | None = None
+        if isinstance(behaviour.sieve, ByteSieve) and isinstance(text.sieve, ByteSieve):
+            self.pair = SievePair(behaviour.sieve, text.sieve)
 
     def with_alpha(self, alpha: float) -> Hybrid:
         """The same halves in another proportion."""
@@ -70,6 +73,10 @@ class Hybrid(Recommender):
         moved = ~(joined == self.index.matrix[rows]).all(axis=1)
         added = np.concatenate([behaviour[old:], text[old:]], axis=1)
         twin.index = self.index.extended(added, rows[moved], joined[moved])
+        if self.pair is not None:
+            assert isinstance(twin.behaviour.sieve, ByteSieve)
+            assert isinstance(twin.text.sieve, ByteSieve)
+            twin.pair = self.pair.extended(twin.behaviour.sieve, twin.text.sieve, rows[moved])
         return twin
 
     # ------------------------------------------------------------------------------------------------------------
@@ -85,6 +92,28 @@ class Hybrid(Recommender):
     def generate(self, tokens: Sequence[UserTokens], dials: Sequence[Dials]) -> list[ContinuousTaste]:
         """Vectors (M, W + 1 + W_text + 1). explore turns the behaviour half and takes as much from the words: they do
         not turn, and would hold every list together."""
+        if len(tokens) != len(dials):
+            raise ValueError(f"{len(tokens)} user tokens but {len(dials)} dials")
+        one_each = self.behaviour.mixture.weight == 0 and not any(dial.explore for dial in dials)
+        if self.pair is not None and one_each and tokens:
+            return self._trunks_alone(self.pair, tokens)
+        return self.by_halves(tokens, dials)
+
+    @torch.inference_mode()
+    def _trunks_alone(self, pair: SievePair, tokens: Sequence[UserTokens]) -> list[ContinuousTaste]:
+        """`by_halves` of whoever does not explore, where the behaviour half mixes nothing in, in one product."""
+        conditions, width = torch.from_numpy(np.stack([t.condition for t in tokens])), self.behaviour.vectors.shape[1]
+        mine, words = self.behaviour.trunk.g(conditions[:, :width]), self.text.trunk.g(conditions[:, width:])
+        rough, partition = summed_scores(pair, mine, words, self.alpha)
+        one = mine.new_ones(len(mine), 1)
+        vectors = torch.cat([mine, one, self.alpha * words, self.alpha * one], dim=1)[:, None].numpy()  # (B, 1, ...)
+        log_weights = partition.neg()[:, None].numpy()
+        if rough is None:
+            return [ContinuousTaste(*own) for own in zip(vectors, log_weights, strict=True)]
+        return [ContinuousTaste(*own) for own in zip(vectors, log_weights, rough.numpy(), strict=True)]
+
+    def by_halves(self, tokens: Sequence[UserTokens], dials: Sequence[Dials]) -> list[ContinuousTaste]:
+        """`generate` by a product for each half: the plain twin of the one product."""
         mine = self.behaviour.generate([self.behaviour_tokens(token) for token in tokens], dials)
         words = self.text.generate([self.text_tokens(token) for token in tokens], [Dials()] * len(tokens))
         return [self._joined(*one) for one in zip(mine, words, dials, strict=True)]

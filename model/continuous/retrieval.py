@@ -20,12 +20,12 @@ from torch import Tensor
 from model.catalogue import Mask, Rows
 from model.index import ItemIndex
 from model.recommender import Floats, best
-from model.sieve import Sieve, Slack, possible
+from model.sieve import Sieve, SievePair, Slack, possible
 
 DENSE_ITEMS = 200_000
 """Largest catalogue whose rough scores a taste carries: 800 kB a request. Beyond it they are computed again."""
 
-_CHUNK = 2**20  # logits held at a time: 4 MB, which stay near the core and bound the memory of a batch
+_CHUNK = 2**22  # logits held at a time, 16 MB: they bound the memory of a batch, and every turn reads all codes again
 _RAISED = 80.0  # e to the 88 overflows float32, e to the -87 loses digits
 LEAST = -60.0
 """A log probability below it may have lost its order to float32, or be -inf."""
@@ -65,6 +65,24 @@ def rough_scores(sieve: Sieve, vectors: Tensor, weights: Tensor) -> tuple[Tensor
             rough.append((shares @ masses.view(len(some), members, -1))[:, 0].log_())
         else:
             rough.append(logits.sub_(partition))
+    return torch.cat(rough) if rough else None, torch.cat(partitions)
+
+
+def summed_scores(pair: SievePair, first: Tensor, second: Tensor, alpha: float) -> tuple[Tensor | None, Tensor]:
+    """One query of each of two experts a user, first (B, W1), second (B, W2) -> log softmax of the first + alpha * that
+    of the second, (B, N), and the log partitions that were taken off it, likewise summed, (B,).
+
+    By the sieves' logits; the first is None in a catalogue of more than DENSE_ITEMS.
+    """
+    rough: list[Tensor] = []
+    partitions = []
+    together = max(1, _CHUNK // (2 * len(pair)))
+    for mine, words in zip(first.split(together), second.split(together), strict=True):
+        logits, its = pair.logits(mine, words)
+        partition = _masses(logits)[2] + alpha * _masses(its)[2]  # (b, 1)
+        partitions.append(partition[:, 0])
+        if len(pair) <= DENSE_ITEMS:
+            rough.append(logits.add_(its, alpha=alpha).sub_(partition))
     return torch.cat(rough) if rough else None, torch.cat(partitions)
 
 

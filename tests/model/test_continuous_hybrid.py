@@ -17,8 +17,10 @@ from model.catalogue import Item
 from model.continuous.cold import ColdWords
 from model.continuous.hybrid import Hybrid
 from model.continuous.recommender import ContinuousRecommender
+from model.continuous.retrieval import DENSE_ITEMS
 from model.continuous.space import TextSpace
 from model.recommender import Dials, Recommender, best
+from model.sieve import bytes_multiply_exactly
 from model.text import HASHED, item_text
 from tests.contracts.recommender_contract import HISTORIES, ITEMS, WORLD, RecommenderContract, everything, rows_of
 from tests.model import fitted as toy
@@ -87,6 +89,28 @@ def test_the_score_is_the_sum_of_both_log_probabilities(weight: float, explore: 
             rows, scores = both.retrieve(one, everything(), 7)
             np.testing.assert_array_equal(rows, plain_rows)
             np.testing.assert_allclose(scores, plain_scores, atol=2e-4)
+
+
+@pytest.mark.skipif(not bytes_multiply_exactly(), reason="this processor's 8-bit products overflow")
+@pytest.mark.parametrize("dense", [DENSE_ITEMS, 5])
+def test_one_product_gives_the_tastes_of_a_product_for_each_half(dense: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of items added since, of users together, and where a taste carries no rough scores."""
+    monkeypatch.setattr("model.continuous.retrieval.DENSE_ITEMS", dense)
+    known = hybrid(0.0, alpha=0.7)
+    moved = known.with_items(NEW).with_items([Item("new-1", text="Part 9 of the orchard walk.")])
+    for both in (known, moved):
+        assert both.pair is not None
+        assert len(both.pair) == len(both.catalogue)
+        tokens, eligible = both.encode(HISTORIES), np.ones(len(both.catalogue), dtype=np.bool_)
+        dials = [Dials(seed=n) for n in range(len(tokens))]
+        pairs = zip(both.generate(tokens, dials), both.by_halves(tokens, dials), strict=True)
+        for quick, plain in pairs:
+            np.testing.assert_allclose(quick.vectors, plain.vectors, rtol=1e-6)
+            np.testing.assert_allclose(quick.log_weights, plain.log_weights, atol=1e-5)
+            assert (quick.rough is None) == (plain.rough is None) == (len(both.catalogue) > dense)
+            np.testing.assert_allclose(both.rough(quick), both.rough(plain), atol=1e-5)
+            found, expected = both.retrieve(quick, eligible, 9), both.retrieve(plain, eligible, 9)
+            np.testing.assert_array_equal(found[0], expected[0])
 
 
 def test_halves_that_do_not_fit_are_refused() -> None:
