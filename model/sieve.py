@@ -141,6 +141,22 @@ class _Packs:
         return products
 
 
+@dataclass(frozen=True, slots=True)
+class _Most:
+    """Of any item, one replaced since included: its length with its bias, what rounding lost of it and what it kept."""
+
+    length: float
+    lost: float
+    kept: float
+
+    @classmethod
+    def of(cls, matrix: Floats, lost: Floats, kept: Floats) -> _Most:
+        return cls(_longest(matrix), float(lost.max(initial=0)), float(kept.max(initial=0)))
+
+    def or_of(self, other: _Most) -> _Most:
+        return _Most(max(self.length, other.length), max(self.lost, other.lost), max(self.kept, other.kept))
+
+
 class ByteSieve:
     """See the module."""
 
@@ -148,7 +164,7 @@ class ByteSieve:
         codes, scale, lost, kept = rounded(matrix[:, :-1])
         self._codes, self._scale, self._lost, self._kept = Growing(codes), Growing(scale), Growing(lost), Growing(kept)
         self._bias = Growing(np.ascontiguousarray(matrix[:, -1]))
-        self._longest = _longest(matrix)
+        self._most = _Most.of(matrix, lost, kept)
         self._packs = _Packs(self._of, len(self))
 
     def _of(self, rows: Rows | slice) -> tuple[NDArray[np.int8], Floats]:
@@ -165,7 +181,7 @@ class ByteSieve:
         grown._lost = self._lost.extended(new[2], rows, moved[2])
         grown._kept = self._kept.extended(new[3], rows, moved[3])
         grown._bias = self._bias.extended(added[:, -1], rows, replaced[:, -1])
-        grown._longest = max(self._longest, _longest(added), _longest(replaced))
+        grown._most = self._most.or_of(_Most.of(added, *new[2:])).or_of(_Most.of(replaced, *moved[2:]))
         changed = np.union1d(rows, np.arange(len(self), len(grown)))
         grown._packs = _Packs(grown._of, len(grown), before=self._packs, changed=changed)
         return grown
@@ -179,9 +195,9 @@ class ByteSieve:
         width = queries.shape[1]
         length = float(np.linalg.norm(queries, axis=1).max())
         off = float(np.abs(queries).max()) * math.sqrt(width) / (2 * _TOP)  # half a step in each dimension
-        rest = length * self._longest * width * 2.0**-23 + _FLOAT  # float32's own
+        rest = length * self._most.length * width * 2.0**-23 + _FLOAT  # float32's own
         lost, kept = self._lost.view, self._kept.view
-        most = length * float(lost.max(initial=0)) + off * float(kept.max(initial=0)) + rest
+        most = length * self._most.lost + off * self._most.kept + rest
         return Slack(lambda rows: length * lost[rows] + off * kept[rows] + rest, most)
 
 

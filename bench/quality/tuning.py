@@ -93,6 +93,7 @@ def tune(set_name: str, model: str) -> None:
         overrides = [*SETS[set_name].overrides, f"trunk.epochs={EPOCHS[set_name]}", *trial]
         epochs = fit_sasrec(ask, overrides)[0].epochs if model == "sasrec-ce" else _contrec(ask, overrides)
         reached = max(epoch["ndcg@10"] for epoch in epochs)
+        found = _read(set_name)  # the other model's trials may run beside these
         found.setdefault(model, {})[name] = reached
         path = cells.RESULTS / set_name / "tuning.json"
         path.parent.mkdir(parents=True, exist_ok=True)

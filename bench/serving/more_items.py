@@ -1,0 +1,51 @@
+"""What more items cost a request: two servers side by side, asked in turns, so that the machine's moods hit both.
+
+    .venv/bin/python -m bench.serving.more_items --items 10000 100000
+
+Uncached requests (a history of 50) at a low rate, open loop, as in `bench.serving`; the median of each turn, and the
+median over the turns of what the second catalogue adds to the first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+from bench.serving.__main__ import uncached, warm
+from bench.serving.load import open_loop, run
+from bench.serving.subject import fill_store, make_bundle, serving
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--items", type=int, nargs=2, default=[10_000, 100_000])
+    parser.add_argument("--rate", type=float, default=20.0, help="requests a second")
+    parser.add_argument("--seconds", type=float, default=6.0, help="of each turn")
+    parser.add_argument("--turns", type=int, default=7)
+    given = parser.parse_args()
+    medians: list[list[float]] = [[], []]
+    with ExitStack() as stack:
+        servers = []
+        for items in given.items:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="contrec-bench-")))
+            store = f"sqlite:///{folder / 'bench.db'}"
+            fill_store(store, users=500, items=items)
+            bundles = make_bundle(folder, items=items, weight=0.0)
+            servers.append(stack.enter_context(serving(folder, bundles=bundles, store=store)))
+            warm(servers[-1])
+        for _ in range(given.turns):
+            for server, items, found in zip(servers, given.items, medians, strict=True):
+                asked = open_loop(server.host, server.port, uncached(items), rate=given.rate, seconds=given.seconds)
+                found.append(run(asked).latency_ms(50))
+    for items, found in zip(given.items, medians, strict=True):
+        sys.stdout.write(f"{items:>9} items: p50 {statistics.median(found):.1f} ms, median of {len(found)} turns\n")
+    more = sorted(second - first for first, second in zip(*medians, strict=True))
+    sys.stdout.write(f"added: {statistics.median(more):.1f} ms ({more[0]:.1f} to {more[-1]:.1f})\n")
+
+
+if __name__ == "__main__":
+    main()
