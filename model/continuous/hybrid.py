@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 
 from model.catalogue import Item, Mask, Rows
 from model.continuous.recommender import ContinuousRecommender
-from model.continuous.retrieval import ContinuousTaste, mix, retrieve_mixture, summed_scores
+from model.continuous.retrieval import ContinuousTaste, mix, retrieve_mixture, summed_scores, tastes_of
 from model.index import ItemIndex
 from model.recommender import Dials, Floats, Recommender, UserTokens, Walk
-from model.sieve import ByteSieve, SievePair, Slack
+from model.sieve import SievePair, Slack, make_pair
 
 HYBRID = "hybrid.json"  # what tells a bundle with two halves from one with a single half
 
@@ -52,9 +52,7 @@ class Hybrid(Recommender):
         self.text = text
         self.alpha = alpha
         self.index = ItemIndex(np.concatenate([behaviour.index.matrix, text.index.matrix], axis=1))
-        self.pair: SievePair | None = None
-        if isinstance(behaviour.sieve, ByteSieve) and isinstance(text.sieve, ByteSieve):
-            self.pair = SievePair(behaviour.sieve, text.sieve)
+        self.pair = make_pair(behaviour.sieve, text.sieve)
 
     def with_alpha(self, alpha: float) -> Hybrid:
         """The same halves in another proportion."""
@@ -73,10 +71,7 @@ class Hybrid(Recommender):
         moved = ~(joined == self.index.matrix[rows]).all(axis=1)
         added = np.concatenate([behaviour[old:], text[old:]], axis=1)
         twin.index = self.index.extended(added, rows[moved], joined[moved])
-        if self.pair is not None:
-            assert isinstance(twin.behaviour.sieve, ByteSieve)
-            assert isinstance(twin.text.sieve, ByteSieve)
-            twin.pair = self.pair.extended(twin.behaviour.sieve, twin.text.sieve, rows[moved])
+        twin.pair = make_pair(twin.behaviour.sieve, twin.text.sieve, self.pair, rows[moved])
         return twin
 
     # ------------------------------------------------------------------------------------------------------------
@@ -106,11 +101,8 @@ class Hybrid(Recommender):
         mine, words = self.behaviour.trunk.g(conditions[:, :width]), self.text.trunk.g(conditions[:, width:])
         rough, partition = summed_scores(pair, mine, words, self.alpha)
         one = mine.new_ones(len(mine), 1)
-        vectors = torch.cat([mine, one, self.alpha * words, self.alpha * one], dim=1)[:, None].numpy()  # (B, 1, ...)
-        log_weights = partition.neg()[:, None].numpy()
-        if rough is None:
-            return [ContinuousTaste(*own) for own in zip(vectors, log_weights, strict=True)]
-        return [ContinuousTaste(*own) for own in zip(vectors, log_weights, rough.numpy(), strict=True)]
+        vectors = torch.cat([mine, one, self.alpha * words, self.alpha * one], dim=1)[:, None]  # (B, 1, ...)
+        return tastes_of(vectors, partition.neg()[:, None], rough)
 
     def by_halves(self, tokens: Sequence[UserTokens], dials: Sequence[Dials]) -> list[ContinuousTaste]:
         """`generate` by a product for each half: the plain twin of the one product."""

@@ -37,7 +37,7 @@ from model.continuous.backbone import Backbone, Trunk, pad
 from model.continuous.cold import Newcomers, load_newcomers
 from model.continuous.head import Head, HeadShape
 from model.continuous.reader import Reader
-from model.continuous.retrieval import ContinuousTaste, blend, mix, retrieve_mixture, rough_scores
+from model.continuous.retrieval import ContinuousTaste, blend, mix, retrieve_mixture, rough_scores, tastes_of
 from model.continuous.sampler import Sampler
 from model.index import ItemIndex
 from model.recommender import Dials, Floats, Recommender, UserTokens, Walk, best
@@ -291,11 +291,8 @@ class ContinuousRecommender(Recommender):
         """Vectors (B, M, W) and their weights (M,), normalised over the catalogue, as B tastes."""
         prior = torch.tensor(weights, device=self.device)
         rough, log_partition = rough_scores(self.sieve, vectors, prior)
-        queries = torch.cat([vectors, vectors.new_ones(*vectors.shape[:2], 1)], dim=2).cpu().numpy()
-        log_weights = (prior.log() - log_partition).cpu().numpy()
-        if rough is None:
-            return [ContinuousTaste(*one) for one in zip(queries, log_weights, strict=True)]
-        return [ContinuousTaste(*one) for one in zip(queries, log_weights, rough.cpu().numpy(), strict=True)]
+        queries = torch.cat([vectors, vectors.new_ones(*vectors.shape[:2], 1)], dim=2)
+        return tastes_of(queries, prior.log() - log_partition, rough)
 
     @torch.inference_mode()
     def rough(self, taste: ContinuousTaste) -> Floats:

@@ -44,6 +44,12 @@ class ContinuousTaste:
     rough: Floats | None = None
 
 
+def tastes_of(vectors: Tensor, log_weights: Tensor, rough: Tensor | None) -> list[ContinuousTaste]:
+    """(B, M, D), (B, M) and, in a catalogue of no more than DENSE_ITEMS, (B, N) -> B tastes."""
+    parts = [part.cpu().numpy() for part in (vectors, log_weights, rough) if part is not None]
+    return [ContinuousTaste(*own) for own in zip(*parts, strict=True)]
+
+
 def rough_scores(sieve: Sieve, vectors: Tensor, weights: Tensor) -> tuple[Tensor | None, Tensor]:
     """vectors (B, M, W), weights (M,) -> log of the weighted mixture of softmaxes (B, N), log partitions (B, M).
 

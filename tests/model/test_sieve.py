@@ -135,12 +135,12 @@ def test_a_pair_gives_what_its_sieves_give(apart: int, monkeypatch: pytest.Monke
     first, second = ByteSieve(vectors(90, 32)), ByteSieve(7 * vectors(90, 20))
     pair, rows = SievePair(first, second), np.array([3, 7])
     more = first.extended(vectors(4, 32), rows, vectors(2, 32)), second.extended(vectors(4, 20), rows, vectors(2, 20))
-    grown = pair.extended(*more, rows)
+    grown = SievePair(*more, pair, rows)
     again = (
         more[0].extended(vectors(1, 32), NOTHING, vectors(0, 32)),
         more[1].extended(vectors(1, 20), NOTHING, vectors(0, 20)),
     )
-    for one, sieves in ((pair, (first, second)), (grown, more), (grown.extended(*again, NOTHING), again)):
+    for one, sieves in ((pair, (first, second)), (grown, more), (SievePair(*again, grown, NOTHING), again)):
         assert len(one) == len(sieves[0])
         for users in (1, 6):
             queries = [torch.from_numpy(vectors(users, width - 1)) for width in (32, 20)]
