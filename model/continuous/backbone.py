@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -193,3 +194,16 @@ def pad(histories: list[Tensor]) -> tuple[Tensor, Tensor]:
     for n, history in enumerate(histories):
         rows[n, : len(history)] = history
     return rows, lengths
+
+
+def alike(lengths: Sequence[int], positions: float) -> Iterator[list[int]]:
+    """Numbers of histories to be read together, shortest first: at most so many positions each time, padding and prefix
+    included, or one history that has more."""
+    group: list[int] = []
+    for number in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if group and (len(group) + 1) * (lengths[number] + PREFIX) > positions:
+            yield group
+            group = []
+        group.append(number)
+    if group:
+        yield group

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ from torch import Tensor
 
 from model.catalogue import Catalogue, Item, Mask, Rows
 from model.cold import starting_bias
-from model.continuous.backbone import Backbone, Trunk, pad
+from model.continuous.backbone import Backbone, Trunk, alike, pad
 from model.continuous.cold import Newcomers, load_newcomers
 from model.continuous.head import Head, HeadShape
 from model.continuous.reader import Reader
@@ -45,6 +46,7 @@ from model.sieve import Sieve, Slack, make_sieve
 from model.text import item_text, unit
 
 _TOGETHER = 2**22  # cosines held at a time: 16 MB
+_POSITIONS = 1024  # read at once: few are quicker, and memory does not grow with the batch (bench/serving/reading.py)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,7 @@ class ContinuousRecommender(Recommender):
         if len(vectors) != len(catalogue):
             raise ValueError(f"{len(vectors)} item vectors for a catalogue of {len(catalogue)} items")
         self.device = torch.device(device)
+        self.at_once = _POSITIONS if self.device.type == "cpu" else math.inf  # positions; infinity is the plain twin
         self.trunk = trunk.to(self.device).eval()
         self.head = head.to(self.device).eval()
         self.mixture = mixture
@@ -162,9 +165,14 @@ class ContinuousRecommender(Recommender):
     @torch.inference_mode()
     def encode(self, histories: Sequence[Rows]) -> list[UserTokens]:
         """condition: (W,) the trunk's state after the last item; profile: (W,), or (0,) where the tail is all."""
-        if not histories:
-            return []
         longest = self.trunk.backbone.shape.max_history
+        lengths = [min(len(history), longest) for history in histories]
+        found: dict[int, UserTokens] = {}
+        for group in alike(lengths, self.at_once):
+            found.update(zip(group, self._read([histories[n] for n in group], longest), strict=True))
+        return [found[n] for n in range(len(histories))]
+
+    def _read(self, histories: Sequence[Rows], longest: int) -> list[UserTokens]:
         rows, lengths = pad([torch.from_numpy(h[-longest:].astype(np.int64)) for h in histories])
         profile, has_profile = profiles(self.vectors, histories, longest, self.max_profile)
         rows, lengths = rows.to(self.device), lengths.to(self.device)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
 from model.catalogue import Catalogue, Item
 from model.continuous import retrieval as module
-from model.continuous.backbone import Backbone, BackboneShape, Trunk, pad
+from model.continuous.backbone import PREFIX, Backbone, BackboneShape, Trunk, alike, pad
 from model.continuous.head import Head, HeadShape
 from model.continuous.reader import Reader
 from model.continuous.recommender import ContinuousRecommender, Mixture
@@ -65,6 +67,28 @@ def test_the_reader_gives_the_state_after_the_last_item(layers: int, kernel: int
     expected = backbone(items, profile, has_profile)[torch.arange(len(lengths)), counted]
     found = Reader(backbone).last_states(items, counted, profile, has_profile)
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("positions", [1, 20, 60, math.inf])
+def test_histories_of_like_length_are_read_together_and_no_more_than_so_many_positions(positions: float) -> None:
+    lengths = [5, 0, 12, 12, 3, 0, 7, 12, 1]
+    groups = list(alike(lengths, positions))
+    assert [lengths[n] for group in groups for n in group] == sorted(lengths)
+    assert sorted(n for group in groups for n in group) == list(range(len(lengths)))
+    sizes = [len(group) * (max(lengths[n] for n in group) + PREFIX) for group in groups]
+    assert all(size <= positions or len(group) == 1 for size, group in zip(sizes, groups, strict=True))
+    assert list(alike([], positions)) == []
+
+
+def test_a_batch_read_in_parts_is_what_it_is_when_read_at_once() -> None:
+    recommender, asked = make(), histories(40)
+    assert len(list(alike([min(12, len(history)) for history in asked], 60))) > 5
+    recommender.at_once = math.inf
+    plain = recommender.encode(asked)
+    recommender.at_once = 60
+    for mine, expected in zip(recommender.encode(asked), plain, strict=True):
+        np.testing.assert_allclose(mine.condition, expected.condition, atol=2e-5, rtol=2e-5)
+        np.testing.assert_array_equal(mine.profile, expected.profile)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
