@@ -65,6 +65,7 @@ def compute(set_name: str, model: str, seed: int) -> int:
     """Fits, evaluates on validation and once on test, and keeps the cell."""
     from training.evaluate import evaluate
 
+    commit = cells.commit()  # now: a run takes an hour, and files change
     prepared = load(set_name)
     started = time.perf_counter()
     fitted = MODELS[model].fit(Ask(prepared, SETS[set_name], set_name, seed))
@@ -83,6 +84,7 @@ def compute(set_name: str, model: str, seed: int) -> int:
         command=f"python -m bench.quality cell {set_name} {model} {seed}",
         ranks=cells.marks(test),
         notes=fitted.notes,
+        commit=commit,
     )
     path = cells.write(cell)
     print(f"{path}: NDCG@10 {test.ndcg(10):.4f}  HR@10 {test.hr(10):.4f}  {seconds:.0f} s", flush=True)  # noqa: T201

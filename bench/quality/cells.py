@@ -10,6 +10,7 @@ for the ranks 1 to 10, `.` beyond. Knows no model and no training.
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,14 +22,18 @@ from numpy.typing import NDArray
 from model.bundle import sync
 from training.evaluate import Metrics
 
-RESULTS = Path(__file__).parent / "results"
+_ROOT = Path(__file__).parents[2]
+RESULTS = _ROOT / "bench" / "quality" / "results"
 _MARKS = "123456789A"
 _GAIN = {mark: 1 / np.log2(rank + 1) for rank, mark in enumerate(_MARKS, start=1)} | {".": 0.0}
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """metrics: `Metrics.as_dict`. seconds: fitting and evaluating, cached parts included. ranks: of the test part."""
+    """metrics: `Metrics.as_dict`. seconds: fitting and evaluating, cached parts included. ranks: of the test part.
+
+    commit: of the code that computed it; empty in cells from before it was kept.
+    """
 
     dataset: str
     model: str
@@ -42,6 +47,7 @@ class Cell:
     ranks: str
     split: str = "leave-one-out"
     notes: dict[str, Any] = field(default_factory=dict)
+    commit: str = ""
 
     @property
     def path(self) -> Path:
@@ -75,12 +81,25 @@ def read(path: Path) -> Cell:
     record = json.loads(path.read_text(encoding="utf-8"))
     own = set(Cell.__slots__) - {"metrics"}
     metrics = {key: value for key, value in record.items() if key not in own}
-    return Cell(metrics=metrics, **{key: record[key] for key in own})
+    return Cell(metrics=metrics, **{key: record[key] for key in own if key in record})
 
 
 def read_all(results: Path = RESULTS) -> list[Cell]:
     """Every cell that is there, by set, model and seed."""
     return [read(path) for path in sorted(results.glob("*/*/*.json"))]
+
+
+def commit() -> str:
+    """Of this checkout, `+` behind it where code or recipes were changed since; empty where git has nothing to say."""
+
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", *arguments], cwd=_ROOT, capture_output=True, text=True, check=False)
+
+    found = git("rev-parse", "--short", "HEAD")
+    if found.returncode:
+        return ""
+    changed = git("diff", "--quiet", "HEAD", "--", "*.py", "*.toml").returncode
+    return found.stdout.strip() + ("+" if changed else "")
 
 
 def compare(mine: Sequence[Cell], theirs: Sequence[Cell], *, draws: int = 2000) -> tuple[float, float, float]:

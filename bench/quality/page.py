@@ -18,7 +18,7 @@ from bench.quality.sets import SETS
 
 FOLDER = Path("docs/quality")
 REFERENCES = ("sasrec-ce", "id-text-ensemble", "id-text-transition-ensemble")
-_HEAD = ("model", "seeds", "HR@10", "NDCG@10", "unmasked HR@10", "unmasked NDCG@10", "parameters", "seconds")
+_HEAD = ("model", "seeds", "HR@10", "NDCG@10", "unmasked HR@10", "unmasked NDCG@10", "parameters", "seconds", "commit")
 
 
 def write_page(cells: Sequence[Cell], folder: Path = FOLDER) -> None:
@@ -43,7 +43,8 @@ one JSON file a model, set and seed. Full catalogue, item level, leave-one-out, 
 beside it), ties against the scorer; every choice was made on validation. Means over the seeds that are there; ± is
 their standard deviation. The differences are of test NDCG@10, in percent of the reference, with a 95 % bootstrap
 interval over users. Seconds are of one thread by the clock, on a shared machine that paused some runs for other
-measurements: an upper bound.
+measurements: an upper bound. The commit is that of the code that computed a row; where it is missing, the row is older
+than the record of it.
 """
 
 
@@ -64,6 +65,7 @@ def table(models: dict[str, list[Cell]]) -> str:
             f"{np.mean([cell.metrics['unmasked']['ndcg@10'] for cell in cells]):.4f}",
             f"{cells[0].parameters:,}",
             f"{np.mean([cell.seconds for cell in cells]):,.0f}",
+            ", ".join(sorted({cell.commit for cell in cells if cell.commit})),
         ]
         for name in known:
             line.append("" if name == model else _against(cells, models[name]))

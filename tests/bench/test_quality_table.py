@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -44,6 +46,33 @@ def test_a_cell_comes_back_as_it_was_written(results: Path) -> None:
     assert cell.metrics["ndcg@10"] == pytest.approx(cell.user_ndcg().mean())
 
 
+def test_a_cell_from_before_commits_were_kept_is_read(results: Path) -> None:
+    path = cells.write(_cell("sasrec-ce", "1.A.2"))
+    record = json.loads(path.read_text())
+    del record["commit"]
+    path.write_text(json.dumps(record))
+    assert cells.read_all(results) == [_cell("sasrec-ce", "1.A.2")]
+
+
+def test_a_commit_is_marked_where_code_has_changed_since_and_not_where_results_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cells, "_ROOT", tmp_path)
+    assert cells.commit() == ""  # no checkout
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    (tmp_path / "a.py").write_text("one = 1\n")
+    (tmp_path / "result.json").write_text("{}\n")
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
+        subprocess.run([*git, *arguments], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout
+    assert cells.commit()
+    assert head.startswith(cells.commit())
+    (tmp_path / "result.json").write_text("[]\n")
+    assert head.startswith(cells.commit())
+    (tmp_path / "a.py").write_text("one = 2\n")
+    assert cells.commit().endswith("+")
+
+
 def test_the_interval_is_over_users_and_over_the_mean_of_seeds() -> None:
     better = [_cell("a", "1" * 400 + "." * 400), _cell("a", "1" * 400 + "." * 400, seed=1)]
     worse = [_cell("b", "1" * 100 + "." * 700)]
@@ -55,11 +84,13 @@ def test_the_interval_is_over_users_and_over_the_mean_of_seeds() -> None:
 
 def test_the_page_shows_every_cell_and_its_lead(tmp_path: Path) -> None:
     found = [_cell("sasrec-ce", "1..."), _cell("contrec", "11.."), _cell("contrec", "1.2.", seed=1)]
+    found[1] = replace(found[1], commit="abc1234")
     page.write_page(found, tmp_path)
     text = (tmp_path / "table.md").read_text()
     (line,) = [line for line in text.splitlines() if line.startswith("| contrec")]
     assert "| 0, 1 |" in line
     assert "± " in line
+    assert "| abc1234 |" in line
     assert " % (" in line
     assert "contrec" in (tmp_path / "beauty.svg").read_text()
 
