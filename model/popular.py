@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from model.bundle import BundleError
 from model.catalogue import Catalogue
 from model.recommender import Popular
+from model.tensors import read_arrays
 
 CATALOGUE = "catalogue.jsonl"
 ITEMS = "items.safetensors"
@@ -30,7 +31,7 @@ def save_popular(recommender: Popular, folder: Path) -> None:
 def load_popular(folder: Path) -> Popular:
     """Reads what `save_popular` wrote. Raises BundleError when the two files do not belong together."""
     try:
-        tensors = load_file(folder / ITEMS)
+        tensors = read_arrays(folder / ITEMS)
         return Popular(Catalogue.read(folder / CATALOGUE), tensors["counts"].astype(np.int64))
     except KeyError as error:
         raise BundleError(f"the bundle {folder} lacks {error} in {CATALOGUE} or {ITEMS}") from None

@@ -21,9 +21,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from model.catalogue import Item
+from model.tensors import own_memory, read_arrays
 
 Floats = NDArray[np.float32]
 HASHED = "hashed"  # the name of the embedded encoder, in recipes and bundles
@@ -91,7 +92,7 @@ class HashedText:
     @classmethod
     def load(cls, folder: Path) -> HashedText:
         """Reads what `save` wrote."""
-        tensors = load_file(folder / "hashed.safetensors")
+        tensors = read_arrays(folder / "hashed.safetensors")
         return cls(tensors["idf"], tensors["projection"])
 
 
@@ -113,6 +114,7 @@ class SentenceEncoder:
         except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ValueError(f"the text encoder {name_or_folder!r} cannot be loaded: {reason}") from error
+        own_memory(self._model)
         self._model.eval().to(device)
         self._device = device
         self._max_length = max_length

@@ -22,10 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AttentionInterface, LlamaConfig, LlamaModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from model.tensors import read_tensors
 
 if TYPE_CHECKING:
     from model.continuous.language import LanguageBackbone, LanguageShape
@@ -166,7 +168,7 @@ class Trunk(nn.Module):
     @classmethod
     def load(cls, folder: Path) -> Trunk:
         """Reads what `save` wrote."""
-        weights = load_file(folder / "weights.safetensors")
+        weights = read_tensors(folder / "weights.safetensors")
         if (folder / "language.json").exists():
             from model.continuous.language import LanguageBackbone
 

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from model.catalogue import Item
 from model.continuous.space import TextPlace
 from model.continuous.tokenizer import Tokenizer
+from model.tensors import read_tensors
 from model.text import HASHED, HashedText, SentenceEncoder, TextEncoder, item_text
 
 
@@ -115,7 +116,7 @@ def load_newcomers(folder: Path) -> Newcomers | None:
     file = folder / "space" / "weights.safetensors"
     if not file.exists():
         return None
-    weights, encoder = load_file(file), KeptEncoder.load(folder)
+    weights, encoder = read_tensors(file), KeptEncoder.load(folder)
     if "projection" in weights:
         cold = ColdItems(Tokenizer.load(folder / "tokenizer"), weights["projection"], None, encoder.name)
         cold.encoder = encoder

@@ -27,12 +27,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 from transformers.utils import logging
 
 from model.bundle import BundleError
+from model.tensors import own_memory, read_tensors
 
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -155,7 +156,7 @@ class LanguageBackbone(nn.Module):
             raise BundleError(f"the language model {shape.base!r} on this machine is not the one that was tuned")
         if (folder / ADAPTER[0]).exists():
             add_adapter(lm, folder)
-        own = load_file(folder / "words.safetensors")
+        own = read_tensors(folder / "words.safetensors")
         backbone = cls(shape, lm, Words(*(own.pop(name) for name in ("prompt", "titles", "lengths"))))
         _, unexpected = backbone.load_state_dict(own, strict=False)
         if unexpected:
@@ -191,6 +192,7 @@ def load_base(name_or_folder: str, revision: str | None = None, *, local: bool) 
     finally:
         if bars:
             logging.enable_progress_bar()
+    own_memory(lm)
     return lm
 
 
@@ -228,7 +230,7 @@ def add_adapter(lm: nn.Module, folder: Path) -> None:
         raise BundleError(f"the adapter in {folder} is no plain LoRA adapter")
     rank = config["r"]
     scale = config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank)
-    matrices = load_file(folder / ADAPTER[1])
+    matrices = read_tensors(folder / ADAPTER[1])
     for name, a in matrices.items():
         path, found, _ = name.removeprefix("base_model.model.").partition(".lora_A.")
         if not found:

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from model.catalogue import Catalogue, Item, Mask, Rows
@@ -43,6 +43,7 @@ from model.continuous.sampler import Sampler
 from model.index import ItemIndex
 from model.recommender import Dials, Floats, Recommender, UserTokens, Walk, best
 from model.sieve import Sieve, Slack, make_sieve
+from model.tensors import read_tensors
 from model.text import item_text, unit
 
 _TOGETHER = 2**22  # cosines held at a time: 16 MB
@@ -343,11 +344,11 @@ class ContinuousRecommender(Recommender):
     @classmethod
     def load(cls, folder: Path, device: str = "cpu", catalogue: Catalogue | None = None) -> ContinuousRecommender:
         """Reads what `save` wrote; the caller has verified the bundle. catalogue: where the folder has none."""
-        items = load_file(folder / "items.safetensors")
+        items = read_tensors(folder / "items.safetensors")
         trunk = Trunk.load(folder / "adapter")
         head = Head(HeadShape(**read_json(folder / "head" / "shape.json")))
         # A bundle from before guidance has no vectors of nobody, and asks for none.
-        head.load_state_dict({"nobody": head.nobody.detach()} | load_file(folder / "head" / "weights.safetensors"))
+        head.load_state_dict({"nobody": head.nobody.detach()} | read_tensors(folder / "head" / "weights.safetensors"))
         mixture = read_json(folder / "mixture.json")
         max_profile = mixture.pop("max_profile")
         for name in ("times", "explore_times"):

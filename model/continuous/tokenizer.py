@@ -16,8 +16,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from model.tensors import read_tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,7 @@ class Tokenizer(nn.Module):
     def load(cls, folder: Path) -> Tokenizer:
         """Reads what `save` wrote."""
         tokenizer = cls(TokenizerShape(**json.loads((folder / "shape.json").read_text(encoding="utf-8"))))
-        tokenizer.load_state_dict(load_file(folder / "weights.safetensors"))
+        tokenizer.load_state_dict(read_tensors(folder / "weights.safetensors"))
         return tokenizer.eval()
 
 

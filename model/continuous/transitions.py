@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from model.catalogue import Item, Mask, Rows
 from model.continuous.hybrid import HYBRID, Hybrid
@@ -29,6 +29,7 @@ from model.continuous.recommender import ContinuousRecommender, read_json, write
 from model.continuous.retrieval import LEAST, ContinuousTaste, best_of
 from model.recommender import Dials, Floats, Recommender, UserTokens, Walk, best
 from model.sieve import possible
+from model.tensors import read_arrays
 
 TRANSITIONS = "transitions"  # the folder that tells a bundle with this expert from one without
 NEAREST = 10  # items that stand in for a new one
@@ -80,7 +81,7 @@ class Transitions:
     @classmethod
     def load(cls, folder: Path) -> Transitions:
         """Reads what `save` wrote; the caller has verified the bundle."""
-        return cls(**load_file(folder / "counts.safetensors"), **read_json(folder / "window.json"))
+        return cls(**read_arrays(folder / "counts.safetensors"), **read_json(folder / "window.json"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +246,7 @@ class WithTransitions(Recommender):
         """Reads what `save` wrote beside the base, which the caller has read."""
         found, near = (
             read_json(folder / TRANSITIONS / "weight.json"),
-            load_file(folder / TRANSITIONS / "near.safetensors"),
+            read_arrays(folder / TRANSITIONS / "near.safetensors"),
         )
         return cls(base, Transitions.load(folder / TRANSITIONS), found["weight"], found["floor"], near["near"])
 

@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
+from model.tensors import read_arrays
 from model.text import unit
 
 Floats = NDArray[np.float32]
@@ -105,7 +106,7 @@ class SemanticEncoding:
     @classmethod
     def load(cls, path: Path) -> SemanticEncoding:
         """Reads what `save` wrote."""
-        return cls(**load_file(path))
+        return cls(**read_arrays(path))
 
 
 def whitened(vectors: Floats, mean: Floats, directions: Floats) -> Floats:

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from model.catalogue import Catalogue, Item, Mask, Rows
@@ -36,6 +36,7 @@ from model.semantic.decoding import Decoding, beam, conditional
 from model.semantic.lattice import Lattice, spans
 from model.semantic.network import Context, SemanticNetwork, SemanticShape
 from model.semantic.packed import ContextMaker, FirstPass, HistoryReader
+from model.tensors import read_tensors
 from model.text import item_text, unit
 
 DENSE_ITEMS = 200_000
@@ -312,9 +313,9 @@ class SemanticRecommender(Recommender):
     def load(cls, folder: Path, device: str = "cpu") -> SemanticRecommender:
         """Reads what `save` wrote; the caller has verified the bundle."""
         record: dict[str, Any] = json.loads((folder / "semantic.json").read_text(encoding="utf-8"))
-        items = load_file(folder / "items.safetensors")
+        items = read_tensors(folder / "items.safetensors")
         network = SemanticNetwork(SemanticShape(**record["shape"]), items["digits"])
-        network.load_state_dict(load_file(folder / "network.safetensors"))
+        network.load_state_dict(read_tensors(folder / "network.safetensors"))
         return cls(
             Catalogue.read(folder / "catalogue.jsonl"),
             network,

@@ -24,6 +24,7 @@ from model.continuous.recommender import ContinuousRecommender
 from model.recommender import Recommender, UserTokens
 from tests.contracts.recommender_contract import WORLD, RecommenderContract, everything, rows_of, toy_catalogue
 from tests.model import fitted as toy
+from tests.model.test_tensors import outlives_its_files
 from tests.model.tiny_language import language_model
 from training.language import language_trunk
 from training.recipe import load_recipe
@@ -99,6 +100,10 @@ class TestLoadedLanguageTrunk(TestLanguageTrunk):
     def build(self) -> Recommender:
         with tempfile.TemporaryDirectory() as parent:
             return ContinuousRecommender.load(saved(Path(parent) / "bundle"))
+
+
+def test_once_loaded_it_needs_none_of_its_files(tmp_path: Path) -> None:
+    outlives_its_files(tmp_path, recommender())
 
 
 # ----------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,35 @@
+"""Tensors and arrays of a file, read whole into memory of our own. Knows no bundle and no model.
+
+    weights = read_tensors(folder / "weights.safetensors")
+
+The readers that come with safetensors leave a file mapped for as long as what they gave is in use. A file that is cut
+short or written anew in place, by a copy that goes wrong or a disk that fills, then takes the whole process with it
+(SIGBUS), days after it was loaded and verified. Read like this, it is an error while loading and nothing afterwards.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import safetensors.numpy
+import safetensors.torch
+from torch import Tensor, nn
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """By name. Raises OSError, or SafetensorError where the file is no whole one."""
+    tensors: dict[str, Tensor] = safetensors.torch.load(path.read_bytes())
+    return tensors
+
+
+def read_arrays(path: Path) -> dict[str, Any]:
+    """The same as NumPy arrays."""
+    arrays: dict[str, Any] = safetensors.numpy.load(path.read_bytes())
+    return arrays
+
+
+def own_memory(module: nn.Module) -> None:
+    """Copies the weights of a module that somebody else's code read from a file, which may still be mapped."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        tensor.data = tensor.data.clone()
