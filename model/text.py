@@ -122,10 +122,12 @@ class SentenceEncoder:
     def encode(self, texts: Sequence[str], batch: int = 64) -> Floats:
         import torch
 
-        parts = []
-        for start in range(0, len(texts), batch):
+        order = sorted(range(len(texts)), key=lambda n: len(texts[n]))  # a batch is padded to its longest
+        vectors = np.zeros((len(texts), self._model.config.hidden_size), dtype=np.float32)
+        for start in range(0, len(order), batch):
+            some = order[start : start + batch]
             inputs = self._tokenizer(
-                list(texts[start : start + batch]),
+                [texts[n] for n in some],
                 padding=True,
                 truncation=True,
                 max_length=self._max_length,
@@ -134,10 +136,8 @@ class SentenceEncoder:
             with torch.inference_mode():
                 states = self._model(**inputs).last_hidden_state  # (B, T, D)
             real = inputs["attention_mask"][..., None].to(states.dtype)
-            parts.append(((states * real).sum(1) / real.sum(1).clamp(min=1)).float().cpu().numpy())
-        if not parts:
-            return np.zeros((0, self._model.config.hidden_size), dtype=np.float32)
-        return unit(np.concatenate(parts))
+            vectors[some] = ((states * real).sum(1) / real.sum(1).clamp(min=1)).float().cpu().numpy()
+        return unit(vectors)
 
 
 def unit(vectors: Floats) -> Floats:
