@@ -1,11 +1,11 @@
 """Why a list is what it is: which items of the history hold its items up, and which categories the taste leans to.
 
 Reasons are true by construction: an item of the history is named only when leaving it out of the history, and asking
-the model again, lowers the score of what it is a reason for. Nothing is made up, and nothing is named where nothing
-matters. Knows a recommender by its three steps alone.
+the model again, lowers the probability of what it is a reason for. Nothing is made up, and nothing is named where
+nothing matters. Knows a recommender by its three steps alone.
 
     explanation = recommender.explain(history, rows)
-    explanation.because[0]       # ((history row, how far the score of rows[0] falls without it), ...), most first
+    explanation.because[0]       # ((history row, how far log p of rows[0] falls without it), ...), most first
     explanation.categories       # (("Drama", 0.31), ...) the probability of each category, most first
     for _ in (steps := Steps(recommender, history, rows)): ...   # the same, and somebody else's turn in between
     explanation = steps.explanation
@@ -33,10 +33,12 @@ _TOGETHER, _ITEMS = 8, 400_000  # histories a step, and how many items they may 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """because: for each row of the list the (history row, fall of the score) pairs, most first, every fall positive.
+    """Probabilities are those of the softmax of the scores over the whole catalogue.
 
-    categories: (category, probability) under the softmax of the scores over the whole catalogue, most first. An item
-    counts in each of its categories, so they may add up to more than one.
+    because: for each row of the list (history row, fall) pairs, most first: how far the logarithm of its probability
+    falls without that item of the history. All are positive.
+    categories: (category, probability), most first. An item counts in each of its categories, so they may add up to
+    more than one.
     """
 
     because: tuple[tuple[tuple[int, float], ...], ...]
@@ -78,7 +80,7 @@ class Steps:
         for at in range(0, len(histories), together):
             tokens = recommender.encode(histories[at : at + together])
             tastes = recommender.generate(tokens, [Dials()] * len(tokens))
-            scores += [recommender.score_rows(taste, rows) for taste in tastes]
+            scores += [recommender.score_rows(taste, rows) - recommender.log_partition(taste) for taste in tastes]
             whole = tastes[0] if at == 0 else whole
             yield
         falls = scores[0] - np.stack(scores[1:])  # (candidates, n)
@@ -87,7 +89,7 @@ class Steps:
 
 
 def _most(candidates: Rows, fall: Floats) -> tuple[tuple[int, float], ...]:
-    """The candidates whose absence lowers a score most, and by how much; only what lowers it."""
+    """The candidates whose absence lowers it most, and by how much; only what lowers it."""
     order = np.argsort(-fall, kind="stable")[:REASONS]
     return tuple((int(candidates[place]), float(fall[place])) for place in order if fall[place] > 0)
 

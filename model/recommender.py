@@ -130,6 +130,11 @@ class Recommender(ABC):
         """(n,) the scores of some rows; `score(taste)[rows]` is the plain twin."""
         return self.score(taste)[rows]
 
+    def log_partition(self, taste: Any) -> float:
+        """log sum exp of the scores of all items. Less this, a score is a log probability over the catalogue, and
+        comparable between tastes; within one taste it is a constant."""
+        return log_sum(self.score(taste))
+
     def unit_vectors(self, rows: Rows) -> Floats:
         """(n, D) unit vectors whose inner product says how alike two items are.
 
@@ -163,6 +168,12 @@ class Recommender(ABC):
         mask[history if seen is None else seen] = False
         (taste,) = self.generate(self.encode([history]), [dials or Dials()])
         return self.retrieve(taste, mask, k)
+
+
+def log_sum(scores: Floats) -> float:
+    """log sum exp of (N,)."""
+    top = float(scores.max())
+    return top + float(np.log(np.exp(scores - top).sum(dtype=np.float64)))
 
 
 def best(scores: Floats, eligible: Mask, k: int) -> tuple[Rows, Floats]:

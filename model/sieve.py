@@ -15,8 +15,7 @@ scored exactly (`continuous/retrieval.py`). Knows no index and no taste.
     slack = sieve.slack(queries)                     # the greatest error of any of the queries, item by item
 
 The bytes are packed once, in the order in which the processor multiplies them: torch's ordinary product of bytes packs
-them anew at every call, which costs more than the product. A `SievePair` packs those of two sieves side by side: one
-product reads both, and a list takes a seventh to a fifth less time than with two (bench/serving/retrieval.py).
+them anew at every call, which costs more than the product.
 
 `PlainSieve` is the plain twin: the exact product. It serves on a GPU, and where the processor's 8-bit products
 overflow (x86 without VNNI adds pairs in 16 bits) or torch has no packed ones.
@@ -199,49 +198,6 @@ class ByteSieve:
         lost, kept = self._lost.view, self._kept.view
         most = length * self._most.lost + off * self._most.kept + rest
         return Slack(lambda rows: length * lost[rows] + off * kept[rows] + rest, most)
-
-
-class SievePair:
-    """Two sieves of the same items, of as many queries each, asked together: their bytes lie side by side, and a query
-    of one of them is zero over the bytes of the other. Each product is to the last digits what the sieve itself gives,
-    so that its slack holds here.
-
-        first, second = pair.logits(mine, words)         # (R, W1), (R, W2) -> (R, N), (R, N)
-    """
-
-    def __init__(
-        self, first: ByteSieve, second: ByteSieve, before: SievePair | None = None, replaced: Rows = _NOTHING
-    ) -> None:
-        """before: the pair of what both have grown from, and the rows replaced since in either."""
-        self._first, self._second = first, second
-        self._packs: _Packs = _Packs(self._of, len(first), None if before is None else before._packs, replaced)
-
-    def _of(self, rows: Rows | slice) -> tuple[NDArray[np.int8], Floats]:
-        codes = np.concatenate([self._first._of(rows)[0], self._second._of(rows)[0]], axis=1)
-        return codes, np.ones(len(codes), dtype=np.float32)  # the two scales of an item differ: see `logits`
-
-    def __len__(self) -> int:
-        return len(self._first)
-
-    def logits(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-        """What `first` and `second` give of their queries."""
-        mine, words = _query_codes(first), _query_codes(second)
-        products = self._packs.products(torch.block_diag(mine[0], words[0]))  # (2 R, N)
-        found = products[: len(first)], products[len(first) :]
-        for sieve, lines, (_, scales) in zip((self._first, self._second), found, (mine, words), strict=True):
-            bias, scale = torch.from_numpy(sieve._bias.view), torch.from_numpy(sieve._scale.view)
-            for line, its in zip(lines, scales.flatten().tolist(), strict=True):
-                torch.addcmul(bias, line, scale, value=its, out=line)
-        return found
-
-
-def make_pair(
-    first: Sieve, second: Sieve, before: SievePair | None = None, replaced: Rows = _NOTHING
-) -> SievePair | None:
-    """See `SievePair`; None of sieves that hold no bytes."""
-    if isinstance(first, ByteSieve) and isinstance(second, ByteSieve):
-        return SievePair(first, second, before, replaced)
-    return None
 
 
 class PlainSieve:

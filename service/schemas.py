@@ -111,7 +111,8 @@ class Degraded(StrEnum):
 
 
 class ReasonKind(StrEnum):
-    """left_out: the item's score falls by `weight` when this one is left out of the history. alike: their cosine."""
+    """left_out: the logarithm of the item's probability falls by `weight` when this one is left out of the history.
+    alike: their cosine."""
 
     LEFT_OUT = "left_out"
     ALIKE = "alike"

@@ -1,12 +1,13 @@
 """Hybrid retrieval: a behaviour half and a text half, trained apart, asked in one exact inner-product query.
 
-    score(i) = log p_behaviour(i | h) + alpha * log p_text(i | h)
+    score(i) = log p_behaviour(i | h) + alpha * log p_text(i | h) + a constant of the request
 
 Each half reads the history with a trunk and an item space of its own; their *scores* are added, which beats every
 architecture that fuses them earlier (EnsRec, literature.md 3.1). Both scores are inner products up to a constant of
-the request, so the sum is one too: items [E, b, E_text, b_text], queries [x0_hat, 1, alpha g_text, alpha]. A mixture
-on the behaviour half stays a mixture: each of its vectors carries the same text half. alpha comes from validation and
-travels in the bundle. Knows no file format but its own few lines, no HTTP, no store.
+the request, so the sum is one too: items [E, b, E_text, b_text], queries [x0_hat, 1, alpha g_text, alpha], and one sieve
+reads the bytes of both at once. A mixture on the behaviour half stays a mixture: each of its vectors, normalised by that
+half's own sieve, carries the same text half. alpha comes from validation and travels in the bundle. Knows no file format
+but its own few lines, no HTTP, no store.
 
     recommender = Hybrid(behaviour, text, alpha=0.5)
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Sequence
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +26,10 @@ from numpy.typing import NDArray
 
 from model.catalogue import Item, Mask, Rows
 from model.continuous.recommender import ContinuousRecommender
-from model.continuous.retrieval import ContinuousTaste, mix, retrieve_mixture, summed_scores, tastes_of
+from model.continuous.retrieval import ContinuousTaste, log_partition, mix, retrieve_mixture, rough_logits, tastes_of
 from model.index import ItemIndex
 from model.recommender import Dials, Floats, Recommender, UserTokens, Walk
-from model.sieve import SievePair, Slack, make_pair
+from model.sieve import Slack, make_sieve
 
 HYBRID = "hybrid.json"  # what tells a bundle with two halves from one with a single half
 
@@ -52,12 +54,23 @@ class Hybrid(Recommender):
         self.text = text
         self.alpha = alpha
         self.index = ItemIndex(np.concatenate([behaviour.index.matrix, text.index.matrix], axis=1))
-        self.pair = make_pair(behaviour.sieve, text.sieve)
+        self.sieve = make_sieve(self.sieve_matrix(), behaviour.device)
+
+    def sieve_matrix(self) -> Floats:
+        """(N, W + W_text + 1) what the sieve of both halves holds."""
+        return self._one_bias(self.index.matrix)
+
+    def _one_bias(self, joined: Floats) -> Floats:
+        """(n, W + 1 + W_text + 1) of the index -> (n, W + W_text + 1) for a sieve that is asked [g, alpha g_text]."""
+        width, alpha = self.behaviour.index.dimensions, np.float32(self.alpha)
+        bias = joined[:, width - 1] + alpha * joined[:, -1]
+        return np.concatenate([joined[:, : width - 1], joined[:, width:-1], bias[:, None]], axis=1)
 
     def with_alpha(self, alpha: float) -> Hybrid:
         """The same halves in another proportion."""
         twin = copy.copy(self)
         twin.alpha = alpha
+        twin.sieve = make_sieve(twin.sieve_matrix(), self.behaviour.device)
         return twin
 
     def with_items(self, items: Sequence[Item]) -> Hybrid:
@@ -71,7 +84,7 @@ class Hybrid(Recommender):
         moved = ~(joined == self.index.matrix[rows]).all(axis=1)
         added = np.concatenate([behaviour[old:], text[old:]], axis=1)
         twin.index = self.index.extended(added, rows[moved], joined[moved])
-        twin.pair = make_pair(twin.behaviour.sieve, twin.text.sieve, self.pair, rows[moved])
+        twin.sieve = self.sieve.extended(self._one_bias(added), rows[moved], self._one_bias(joined[moved]))
         return twin
 
     # ------------------------------------------------------------------------------------------------------------
@@ -89,23 +102,26 @@ class Hybrid(Recommender):
         not turn, and would hold every list together."""
         if len(tokens) != len(dials):
             raise ValueError(f"{len(tokens)} user tokens but {len(dials)} dials")
-        one_each = self.behaviour.mixture.weight == 0 and not any(dial.explore for dial in dials)
-        if self.pair is not None and one_each and tokens:
-            return self._trunks_alone(self.pair, tokens)
-        return self.by_halves(tokens, dials)
+        mixed = [self.behaviour.mixture.weight > 0 or dial.explore > 0 for dial in dials]
+        tastes = iter(self.by_halves([*compress(tokens, mixed)], [*compress(dials, mixed)]))
+        others = iter(self._alone([token for token, one in zip(tokens, mixed, strict=True) if not one]))
+        return [next(tastes if one else others) for one in mixed]
 
     @torch.inference_mode()
-    def _trunks_alone(self, pair: SievePair, tokens: Sequence[UserTokens]) -> list[ContinuousTaste]:
-        """`by_halves` of whoever does not explore, where the behaviour half mixes nothing in, in one product."""
-        conditions, width = torch.from_numpy(np.stack([t.condition for t in tokens])), self.behaviour.vectors.shape[1]
-        mine, words = self.behaviour.trunk.g(conditions[:, :width]), self.text.trunk.g(conditions[:, width:])
-        rough, partition = summed_scores(pair, mine, words, self.alpha)
+    def _alone(self, tokens: Sequence[UserTokens]) -> list[ContinuousTaste]:
+        """Of whoever does not explore, where the behaviour half mixes nothing in: one vector each, one product."""
+        if not tokens:
+            return []
+        width, device = self.behaviour.index.dimensions - 1, self.behaviour.device
+        conditions = torch.from_numpy(np.stack([t.condition for t in tokens])).to(device)
+        mine = self.behaviour.trunk.g(conditions[:, :width])
+        words = self.alpha * self.text.trunk.g(conditions[:, width:])
         one = mine.new_ones(len(mine), 1)
-        vectors = torch.cat([mine, one, self.alpha * words, self.alpha * one], dim=1)[:, None]  # (B, 1, ...)
-        return tastes_of(vectors, partition.neg()[:, None], rough)
+        vectors = torch.cat([mine, one, words, self.alpha * one], dim=1)[:, None]
+        return tastes_of(vectors, torch.zeros_like(one), rough_logits(self.sieve, torch.cat([mine, words], dim=1)))
 
     def by_halves(self, tokens: Sequence[UserTokens], dials: Sequence[Dials]) -> list[ContinuousTaste]:
-        """`generate` by a product for each half: the plain twin of the one product."""
+        """`generate` by a product for each half: of mixtures, and the plain twin of the one product."""
         mine = self.behaviour.generate([self.behaviour_tokens(token) for token in tokens], dials)
         words = self.text.generate([self.text_tokens(token) for token in tokens], [Dials()] * len(tokens))
         return [self._joined(*one) for one in zip(mine, words, dials, strict=True)]
@@ -146,17 +162,33 @@ class Hybrid(Recommender):
     def score_rows(self, taste: ContinuousTaste, rows: Rows) -> Floats:
         return mix(taste.vectors @ self.index.matrix[rows].T, taste.log_weights)
 
+    @torch.inference_mode()
     def rough(self, taste: ContinuousTaste) -> Floats:
         """(N,) the score of every item, within `slack`."""
         if taste.rough is not None:
             return taste.rough
+        if (query := self._query(taste)) is not None:
+            logits = self.sieve.logits(torch.from_numpy(query).to(self.behaviour.device))
+            return mix(logits.cpu().numpy(), taste.log_weights)
         mine, words, alpha = self._split(taste)
         return _added(self.behaviour.rough(mine), self.text.rough(words), alpha)
 
     def slack(self, taste: ContinuousTaste) -> Slack:
         """How far `rough` may be from `score`, at most."""
+        if (query := self._query(taste)) is not None:
+            return self.sieve.slack(query)
         mine, words, alpha = self._split(taste)
         return self.behaviour.slack(mine).plus(self.text.slack(words), float(alpha))
+
+    def _query(self, taste: ContinuousTaste) -> Floats | None:
+        """(1, W + W_text) for the one sieve; None of a mixture, and where words weigh less than in its bias."""
+        if len(taste.vectors) > 1 or taste.vectors[0, -1] != np.float32(self.alpha):
+            return None
+        width = self.behaviour.index.dimensions
+        return np.concatenate([taste.vectors[:, : width - 1], taste.vectors[:, width:-1]], axis=1)
+
+    def log_partition(self, taste: ContinuousTaste) -> float:
+        return log_partition(self.rough(taste), lambda rows: self.score_rows(taste, rows))
 
     def neighbours(self, rows: Rows, eligible: Mask, k: int) -> tuple[Rows, Floats]:
         return self.behaviour.neighbours(rows, eligible, k)

@@ -9,11 +9,12 @@ The score of an item is the logarithm of its probability under
     p(i | h) = (1 - lambda) softmax_i(<g(h), E_i> + b_i) + lambda / S * sum_s softmax_i(<x0_hat_s, E_i> + b_i)
 
 each vector normalised over the whole catalogue on its own. S, the times of the sampler and lambda come from
-validation and travel in the bundle; lambda = 0 is the trunk alone. Nothing here knows HTTP or a store.
+validation and travel in the bundle; lambda = 0 is the trunk alone. Of one vector normalising changes no order: then the
+score is <g(h), E_i> + b_i, and `log_partition` says how far it is from a log probability. Nothing here knows HTTP or a
+store.
 
-Normalising needs the logit of every item. A sieve gives it in 8 bits, and `generate` keeps what it computed, so that
-`retrieve` asks the FAISS index about the few items only that may be among the best. The list is exactly that of
-`score`, the plain twin.
+A sieve gives the logit of every item in 8 bits, and `generate` keeps what it computed, so that `retrieve` asks the FAISS
+index about the few items only that may be among the best. The list is exactly that of `score`, the plain twin.
 """
 
 from __future__ import annotations
@@ -38,7 +39,16 @@ from model.continuous.backbone import Backbone, Trunk, alike, pad
 from model.continuous.cold import Newcomers, load_newcomers
 from model.continuous.head import Head, HeadShape
 from model.continuous.reader import Reader
-from model.continuous.retrieval import ContinuousTaste, blend, mix, retrieve_mixture, rough_scores, tastes_of
+from model.continuous.retrieval import (
+    ContinuousTaste,
+    blend,
+    log_partition,
+    mix,
+    retrieve_mixture,
+    rough_logits,
+    rough_scores,
+    tastes_of,
+)
 from model.continuous.sampler import Sampler
 from model.index import ItemIndex
 from model.recommender import Dials, Floats, Recommender, UserTokens, Walk, best
@@ -195,20 +205,23 @@ class ContinuousRecommender(Recommender):
             return []
         condition = torch.from_numpy(np.stack([t.condition for t in tokens])).to(self.device)  # (B, W)
         anchor = self.trunk.g(condition)
-        vectors = anchor[:, None]
         if self.mixture.weight > 0:
             noise = self._noise.expand(len(tokens), *self._noise.shape)
-            sampler = self._sampler(self.mixture.times, self.mixture.guidance)
-            vectors = torch.cat([vectors, sampler.sample(condition, anchor, noise)], dim=1)
-        tastes = self._tastes(vectors, self._standard_weights())
+            samples = self._sampler(self.mixture.times, self.mixture.guidance).sample(condition, anchor, noise)
+            tastes = self._tastes(torch.cat([anchor[:, None], samples], dim=1), self._standard_weights())
+        else:
+            tastes = self._alone(anchor)
         exploring = [n for n, dial in enumerate(dials) if dial.explore > 0]
         if exploring:
             noise = torch.stack([self._fresh_noise(dials[n].seed) for n in exploring])
             sampler = self._sampler(self.mixture.explore_times)
             samples = sampler.sample(condition[exploring], anchor[exploring], noise)
             even = [1 / samples.shape[1]] * samples.shape[1]
-            for n, fresh in zip(exploring, self._tastes(samples, even), strict=True):
-                tastes[n] = blend(tastes[n], fresh, dials[n].explore)
+            standing = [tastes[n] for n in exploring]
+            if self.mixture.weight == 0:  # then nothing has normalised them yet
+                standing = self._tastes(anchor[exploring, None], [1.0])
+            for n, standard, fresh in zip(exploring, standing, self._tastes(samples, even), strict=True):
+                tastes[n] = blend(standard, fresh, dials[n].explore)
         return tastes
 
     def retrieve(self, taste: ContinuousTaste, eligible: Mask, k: int) -> tuple[Rows, Floats]:
@@ -220,6 +233,9 @@ class ContinuousRecommender(Recommender):
 
     def score_rows(self, taste: ContinuousTaste, rows: Rows) -> Floats:
         return mix(taste.vectors @ self.index.matrix[rows].T, taste.log_weights)
+
+    def log_partition(self, taste: ContinuousTaste) -> float:
+        return log_partition(self.rough(taste), lambda rows: self.score_rows(taste, rows))
 
     def unit_vectors(self, rows: Rows) -> Floats:
         return unit(self.index.matrix[rows, :-1])
@@ -295,6 +311,11 @@ class ContinuousRecommender(Recommender):
     def _standard_weights(self) -> list[float]:
         weight, samples = self.mixture.weight, self.mixture.samples
         return [1 - weight, *[weight / samples] * samples] if weight > 0 else [1.0]
+
+    def _alone(self, vectors: Tensor) -> list[ContinuousTaste]:
+        """Vectors (B, W), one each, as B tastes."""
+        queries = torch.cat([vectors, vectors.new_ones(len(vectors), 1)], dim=1)[:, None]
+        return tastes_of(queries, vectors.new_zeros(len(vectors), 1), rough_logits(self.sieve, vectors))
 
     def _tastes(self, vectors: Tensor, weights: list[float]) -> list[ContinuousTaste]:
         """Vectors (B, M, W) and their weights (M,), normalised over the catalogue, as B tastes."""

@@ -11,6 +11,7 @@ one query of the index over those decides.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,16 +20,17 @@ from torch import Tensor
 
 from model.catalogue import Mask, Rows
 from model.index import ItemIndex
-from model.recommender import Floats, best
-from model.sieve import Sieve, SievePair, Slack, possible
+from model.recommender import Floats, best, log_sum
+from model.sieve import Sieve, Slack, possible
 
 DENSE_ITEMS = 200_000
 """Largest catalogue whose rough scores a taste carries: 800 kB a request. Beyond it they are computed again."""
 
 _CHUNK = 2**22  # logits held at a time, 16 MB: they bound the memory of a batch, and every turn reads all codes again
+_GREATEST = 256
 _RAISED = 80.0  # e to the 88 overflows float32, e to the -87 loses digits
 LEAST = -60.0
-"""A log probability below it may have lost its order to float32, or be -inf."""
+"""The log of a mixture's probability below it may have lost its order to float32, or be -inf."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,8 @@ class ContinuousTaste:
     """Preference vectors (M, D), D as the index has it (a 1 where an item has its bias), and log weights (M,).
 
     score(i) = logsumexp_m(log_weights_m + <vectors_m, item_i>). rough: (N,) the same by the sieve, or None in a
-    catalogue of more than DENSE_ITEMS.
+    catalogue of more than DENSE_ITEMS. Of several vectors each is normalised over the catalogue by its log weight, or
+    they could not be mixed; of one that is a constant, which changes no order, and is left out.
     """
 
     vectors: Floats
@@ -48,6 +51,13 @@ def tastes_of(vectors: Tensor, log_weights: Tensor, rough: Tensor | None) -> lis
     """(B, M, D), (B, M) and, in a catalogue of no more than DENSE_ITEMS, (B, N) -> B tastes."""
     parts = [part.cpu().numpy() for part in (vectors, log_weights, rough) if part is not None]
     return [ContinuousTaste(*own) for own in zip(*parts, strict=True)]
+
+
+def rough_logits(sieve: Sieve, queries: Tensor) -> Tensor | None:
+    """queries (B, W), one a user -> (B, N); None in a catalogue of more than DENSE_ITEMS."""
+    if len(sieve) > DENSE_ITEMS:
+        return None
+    return torch.cat([sieve.logits(some) for some in queries.split(max(1, _CHUNK // len(sieve)))])
 
 
 def rough_scores(sieve: Sieve, vectors: Tensor, weights: Tensor) -> tuple[Tensor | None, Tensor]:
@@ -74,24 +84,6 @@ def rough_scores(sieve: Sieve, vectors: Tensor, weights: Tensor) -> tuple[Tensor
     return torch.cat(rough) if rough else None, torch.cat(partitions)
 
 
-def summed_scores(pair: SievePair, first: Tensor, second: Tensor, alpha: float) -> tuple[Tensor | None, Tensor]:
-    """One query of each of two experts a user, first (B, W1), second (B, W2) -> log softmax of the first + alpha * that
-    of the second, (B, N), and the log partitions that were taken off it, likewise summed, (B,).
-
-    By the sieves' logits; the first is None in a catalogue of more than DENSE_ITEMS.
-    """
-    rough: list[Tensor] = []
-    partitions = []
-    together = max(1, _CHUNK // (2 * len(pair)))
-    for mine, words in zip(first.split(together), second.split(together), strict=True):
-        logits, its = pair.logits(mine, words)
-        partition = _masses(logits)[2] + alpha * _masses(its)[2]  # (b, 1)
-        partitions.append(partition[:, 0])
-        if len(pair) <= DENSE_ITEMS:
-            rough.append(logits.add_(its, alpha=alpha).sub_(partition))
-    return torch.cat(rough) if rough else None, torch.cat(partitions)
-
-
 def _masses(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """logits (R, N) -> masses (R, N), scale (R, 1) and log partition (R, 1): masses * scale are the probabilities.
 
@@ -113,7 +105,12 @@ def retrieve_mixture(
 
     rough: (N,) score of each item, right to within slack.
     """
-    return best_of(index, taste, possible(rough, slack, eligible, k, least=LEAST), k)
+    return best_of(index, taste, possible(rough, slack, eligible, k, least=least_of(taste)), k)
+
+
+def least_of(taste: ContinuousTaste) -> float:
+    """The score below which rough scores of a taste say no more than that."""
+    return -math.inf if len(taste.vectors) == 1 else LEAST  # an inner product loses nothing
 
 
 def best_of(index: ItemIndex, taste: ContinuousTaste, candidates: Rows, k: int) -> tuple[Rows, Floats]:
@@ -126,6 +123,14 @@ def best_of(index: ItemIndex, taste: ContinuousTaste, candidates: Rows, k: int) 
     mixed = mix(taste.vectors @ index.matrix[candidates].T, taste.log_weights)
     places, scores = best(mixed, np.ones(len(candidates), dtype=np.bool_), k)
     return candidates[places], scores
+
+
+def log_partition(rough: Floats, exact: Callable[[Rows], Floats]) -> float:
+    """log sum exp of the scores of all items: the greatest, which have most of the sum, by exact, rows (n,) -> (n,);
+    the others as rough (N,) has them, where rounding up and down evens out."""
+    scores, greatest = rough.copy(), np.argpartition(rough, -min(_GREATEST, len(rough)))[-_GREATEST:]
+    scores[greatest] = exact(greatest)
+    return log_sum(scores)
 
 
 def mix(scores: Floats, log_weights: Floats) -> Floats:

@@ -26,7 +26,7 @@ from safetensors.numpy import save_file
 from model.catalogue import Item, Mask, Rows
 from model.continuous.hybrid import HYBRID, Hybrid
 from model.continuous.recommender import ContinuousRecommender, read_json, write_json
-from model.continuous.retrieval import LEAST, ContinuousTaste, best_of
+from model.continuous.retrieval import ContinuousTaste, best_of, least_of, log_partition
 from model.recommender import Dials, Floats, Recommender, UserTokens, Walk, best
 from model.sieve import possible
 from model.tensors import read_arrays
@@ -195,8 +195,8 @@ class WithTransitions(Recommender):
     def retrieve(self, taste: FollowedTaste, eligible: Mask, k: int) -> tuple[Rows, Floats]:
         """Exact; `score` is the plain twin."""
         bonus = self._bonus(taste)
-        # What lies below LEAST in the base may be anything below it; here it lies at most the greatest bonus higher.
-        least = LEAST + float(taste.bonus.max(initial=0))
+        # What lies below it in the base may be anything below it; here it lies at most the greatest bonus higher.
+        least = least_of(taste.base) + float(taste.bonus.max(initial=0))
         slack = self.base.slack(taste.base)
         candidates = possible(self.base.rough(taste.base) + bonus, slack, eligible, k, least=least)
         rows, scores = best_of(self.base.index, taste.base, candidates, len(candidates))
@@ -212,6 +212,10 @@ class WithTransitions(Recommender):
     def score_rows(self, taste: FollowedTaste, rows: Rows) -> Floats:
         found: Floats = self.base.score_rows(taste.base, rows) + self._bonus(taste)[rows]
         return found
+
+    def log_partition(self, taste: FollowedTaste) -> float:
+        rough = self.base.rough(taste.base) + self._bonus(taste)
+        return log_partition(rough, lambda rows: self.score_rows(taste, rows))
 
     def _bonus(self, taste: FollowedTaste) -> Floats:
         bonus = np.zeros(len(self.catalogue), dtype=np.float32)

@@ -51,6 +51,11 @@ def rows_of(*rows: int) -> Rows:
     return np.array(rows, dtype=np.int64)
 
 
+def log_softmax(scores: Floats) -> Floats:
+    shifted = scores - scores.max()
+    return shifted - np.log(np.exp(shifted).sum())
+
+
 def everything() -> Mask:
     return np.ones(ITEMS, dtype=np.bool_)
 
@@ -285,6 +290,11 @@ class RecommenderContract(ABC):
                 recommender.score_rows(taste, some), recommender.score(taste)[some], atol=1e-5, rtol=1e-5
             )
 
+    def test_less_the_partition_scores_are_log_probabilities(self, recommender: Recommender) -> None:
+        for taste in self.tastes(recommender, HISTORIES):
+            scores = recommender.score(taste)
+            np.testing.assert_allclose(scores - recommender.log_partition(taste), log_softmax(scores), atol=1e-3)
+
     def test_unit_vectors_are_unit_vectors(self, recommender: Recommender) -> None:
         vectors = recommender.unit_vectors(rows_of(0, 5, 13))
         assert vectors.dtype == np.float32
@@ -300,7 +310,7 @@ class RecommenderContract(ABC):
         assert eligible[3], "similar changed the mask it was given"
 
     @pytest.mark.parametrize("history", HISTORIES, ids=len)
-    def test_leaving_out_what_is_named_lowers_the_score(self, recommender: Recommender, history: Rows) -> None:
+    def test_leaving_out_what_is_named_lowers_the_probability(self, recommender: Recommender, history: Rows) -> None:
         rows, _ = recommender.recommend(history, 4, seen=rows_of())
         explanation = recommender.explain(history, rows)
         assert len(explanation.because) == len(rows)
@@ -311,7 +321,8 @@ class RecommenderContract(ABC):
             for named, fall in reasons:
                 assert named in history
                 (without,) = self.tastes(recommender, [history[history != named]])
-                measured = float(recommender.score(taste)[row] - recommender.score(without)[row])
+                before, after = (log_softmax(recommender.score(one))[row] for one in (taste, without))
+                measured = float(before - after)
                 assert measured == pytest.approx(fall, abs=1e-3)
                 assert fall > 0
         for _, probability in explanation.categories:

@@ -14,7 +14,7 @@ from model.continuous.backbone import PREFIX, Backbone, BackboneShape, Trunk, al
 from model.continuous.head import Head, HeadShape
 from model.continuous.reader import Reader
 from model.continuous.recommender import ContinuousRecommender, Mixture
-from model.continuous.retrieval import rough_scores
+from model.continuous.retrieval import ContinuousTaste, rough_scores
 from model.continuous.sampler import Sampler
 from model.recommender import Dials, best
 from model.sieve import ByteSieve, PlainSieve
@@ -91,6 +91,19 @@ def test_a_batch_read_in_parts_is_what_it_is_when_read_at_once() -> None:
         np.testing.assert_array_equal(mine.profile, expected.profile)
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+@pytest.mark.parametrize("sharpness", [0.3, 3.0])
+def test_the_partition_of_many_items_is_nearly_that_of_exact_scores(weight: float, sharpness: float) -> None:
+    recommender = make(weight, items=5000)
+    (taste,) = recommender.generate(recommender.encode(histories(1)), [Dials()])
+    vectors = taste.vectors.copy()
+    vectors[:, :-1] *= sharpness
+    taste = ContinuousTaste(vectors, taste.log_weights)
+    scores = recommender.score(taste).astype(np.float64)
+    exact = scores.max() + math.log(np.exp(scores - scores.max()).sum())
+    assert recommender.log_partition(taste) == pytest.approx(exact, abs=5e-3)
+
+
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 @pytest.mark.parametrize("times", [(), (0.7,), (0.9, 0.5, 0.2)])
 @torch.inference_mode()
@@ -141,7 +154,7 @@ def test_selecting_searching_and_scoring_give_one_list(
     for dense, sparse in zip(selected, searched, strict=True):
         assert dense.rough is not None
         assert sparse.rough is None
-        assert float(np.exp(dense.rough).sum()) == pytest.approx(1, abs=1e-4)
+        assert len(dense.vectors) == 1 or float(np.exp(dense.rough).sum()) == pytest.approx(1, abs=1e-4)
         eligible = draw.random(ITEMS) < 0.7
         rows, scores = best(recommender.score(dense), eligible, 10)
         for taste in (dense, sparse):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from model import sieve as module
 from model.recommender import best
-from model.sieve import ByteSieve, PlainSieve, Sieve, SievePair, Slack, bytes_multiply_exactly, make_sieve, possible
+from model.sieve import ByteSieve, PlainSieve, Sieve, Slack, bytes_multiply_exactly, make_sieve, possible
 
 CPU = torch.device("cpu")
 SIEVES = [ByteSieve, lambda matrix: PlainSieve(matrix, CPU)]
@@ -121,35 +121,6 @@ def test_a_batch_gives_each_query_what_it_gets_alone() -> None:
     together = sieve.logits(queries)
     for n in range(7):
         assert torch.equal(together[n], sieve.logits(queries[n : n + 1])[0])
-
-
-@pytest.mark.parametrize("apart", [0, 5, 1024])
-def test_a_pair_gives_what_its_sieves_give(apart: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One query of each and several, from the start and after items were added and moved."""
-    monkeypatch.setattr(module, "_APART", apart)
-    draw = np.random.default_rng(3)
-
-    def vectors(items: int, width: int) -> np.ndarray:
-        return draw.standard_normal((items, width + 1)).astype(np.float32) * draw.random((items, 1)).astype(np.float32)
-
-    first, second = ByteSieve(vectors(90, 32)), ByteSieve(7 * vectors(90, 20))
-    pair, rows = SievePair(first, second), np.array([3, 7])
-    more = first.extended(vectors(4, 32), rows, vectors(2, 32)), second.extended(vectors(4, 20), rows, vectors(2, 20))
-    grown = SievePair(*more, pair, rows)
-    again = (
-        more[0].extended(vectors(1, 32), NOTHING, vectors(0, 32)),
-        more[1].extended(vectors(1, 20), NOTHING, vectors(0, 20)),
-    )
-    for one, sieves in ((pair, (first, second)), (grown, more), (SievePair(*again, grown, NOTHING), again)):
-        assert len(one) == len(sieves[0])
-        for users in (1, 6):
-            queries = [torch.from_numpy(vectors(users, width - 1)) for width in (32, 20)]
-            found = one.logits(*queries)
-            for logits, sieve, its in zip(found, sieves, queries, strict=True):
-                torch.testing.assert_close(logits, sieve.logits(its), rtol=1e-6, atol=1e-6)
-            for n in range(users):  # a batch gives each what it gets alone
-                for logits, alone in zip(found, one.logits(queries[0][n : n + 1], queries[1][n : n + 1]), strict=True):
-                    assert torch.equal(logits[n], alone[0])
 
 
 def test_a_processor_that_cannot_multiply_bytes_gets_the_plain_product(monkeypatch: pytest.MonkeyPatch) -> None:
