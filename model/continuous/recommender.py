@@ -13,7 +13,7 @@ validation and travel in the bundle; lambda = 0 is the trunk alone. Of one vecto
 score is <g(h), E_i> + b_i, and `log_partition` says how far it is from a log probability. Nothing here knows HTTP or a
 store.
 
-A sieve gives the logit of every item in 8 bits, and `generate` keeps what it computed, so that `retrieve` asks the FAISS
+A sieve gives the logit of every item in 8 bits, and `generate` keeps what it computed: `retrieve` asks the FAISS
 index about the few items only that may be among the best. The list is exactly that of `score`, the plain twin.
 """
 
