@@ -3,11 +3,11 @@
     score(i) = log p_behaviour(i | h) + alpha * log p_text(i | h) + a constant of the request
 
 Each half reads the history with a trunk and an item space of its own; their *scores* are added, which beats every
-architecture that fuses them earlier (EnsRec, literature.md 3.1). Both scores are inner products up to a constant of
-the request, so the sum is one too: items [E, b, E_text, b_text], queries [x0_hat, 1, alpha g_text, alpha], and one sieve
-reads the bytes of both at once. A mixture on the behaviour half stays a mixture: each of its vectors, normalised by that
-half's own sieve, carries the same text half. alpha comes from validation and travels in the bundle. Knows no file format
-but its own few lines, no HTTP, no store.
+architecture that fuses them earlier (EnsRec, literature.md 3.1). Both scores are inner products up to a constant of the
+request, so the sum is one: items [E, b, E_text, b_text], queries [x0_hat, 1, alpha g_text, alpha]. One sieve reads the
+bytes of both halves. A mixture on the behaviour half stays a mixture: each of its vectors, normalised by that half's
+own sieve, carries the same text half. alpha comes from validation and travels in the bundle. Knows no file format but
+its own few lines, no HTTP, no store.
 
     recommender = Hybrid(behaviour, text, alpha=0.5)
 """

@@ -43,6 +43,7 @@ OVERRIDES = (
     "trunk.learning_rate=7e-3",
     "trunk.warmup_steps=5",
     "trunk.bf16=false",
+    "text_half.learning_rate=7e-3",
     "head.hidden=32",
     "head.blocks=2",
     "head.epochs=1",

@@ -263,6 +263,11 @@ def test_next_to_nothing_is_trained_all_the_same(prepared_of: Build, tmp_path: P
     ("override", "sentence"),
     [
         ("tokenizer.learning_rate=1e9", "the tokenizer's loss is not finite in epoch 2: lower tokenizer.learning_rate"),
+        ("trunk.learning_rate=1e9", "the trunk's loss is not finite in epoch 2: lower trunk.learning_rate"),
+        (
+            "text_half.learning_rate=1e9",
+            "the text half's loss is not finite in epoch 1: lower text_half.learning_rate",
+        ),
         ("head.learning_rate=1e9", "the head's loss is not finite in epoch 1: lower head.learning_rate"),
         ("signals.text_encoder=no/such/model", "the text encoder 'no/such/model' cannot be loaded: "),
     ],

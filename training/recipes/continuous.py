@@ -92,6 +92,7 @@ class TextHalfPart(Part):
     text_dim: Count  # of the hashed encoder; a sentence encoder brings its own
     epochs: Annotated[int, Field(ge=0)]
     dropout: Share
+    learning_rate: Positive
     residual: bool
     weights: Weights
 

@@ -42,7 +42,8 @@ def fit_text_half(
     keep_every: float = EVERY,
 ) -> FittedTrunk:
     """text (N, D): unit vectors of the encoder. The trunk's own settings, but for those that `part` names."""
-    own = trunk_part.model_copy(update={"epochs": part.epochs, "dropout": part.dropout})
+    named = {"epochs": part.epochs, "dropout": part.dropout, "learning_rate": part.learning_rate}
+    own = trunk_part.model_copy(update=named)
     # Another seed than the behaviour half's: equal draws of dropout would make their errors alike.
     return fit_trunk(
         prepared,
@@ -54,6 +55,7 @@ def fit_text_half(
         checkpoint=checkpoint,
         keep_every=keep_every,
         make_space=functools.partial(TextSpace, residual=part.residual),
+        section="text_half",
     )
 
 

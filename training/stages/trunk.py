@@ -62,13 +62,14 @@ def fit_trunk(
     checkpoint: Path | None = None,
     keep_every: float = EVERY,
     make_space: Callable[[Tensor, int], Space] = ItemSpace,
+    section: str = "trunk",
 ) -> FittedTrunk:
     """tokens (N, K, D) from the tokenizer, or whatever `make_space` makes the item space of.
 
     Stops after `patience` epochs without a better validation NDCG@10.
 
     trunk: one to tune (training/language.py), else a new one. checkpoint: a file to go on from
-    (training/stages/loop.py).
+    (training/stages/loop.py). section: of the recipe, for messages.
     Raises ValueError where there is no training interaction, or nobody to validate on.
     """
     windows = Windows(*prepared.train_histories(), part.max_history, part.max_profile)
@@ -108,9 +109,13 @@ def fit_trunk(
                 loss_sum, positions = loss_sum + losses, positions + count
                 place.sums = [loss_sum, positions]
                 loop.step()
-            if not math.isfinite(loss_sum):
+            # The last step of an epoch may have broken what no loss has seen since.
+            with torch.no_grad():
+                whole = bool(space().norm(dim=1).isfinite().all())
+            if not (whole and all(bool(p.isfinite().all()) for p in trunk.parameters()) and math.isfinite(loss_sum)):
                 raise ValueError(
-                    f"the trunk's loss is not finite in epoch {place.epoch + 1}: lower trunk.learning_rate"
+                    f"the {section.replace('_', ' ')}'s loss is not finite in epoch {place.epoch + 1}: "
+                    f"lower {section}.learning_rate"
                 )
             recommender = anchor_recommender(trunk, space, prepared, part.max_profile)
             metrics = evaluate(
