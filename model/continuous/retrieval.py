@@ -27,7 +27,7 @@ DENSE_ITEMS = 200_000
 """Largest catalogue whose rough scores a taste carries: 800 kB a request. Beyond it they are computed again."""
 
 _CHUNK = 2**22  # logits held at a time, 16 MB: they bound the memory of a batch, and every turn reads all codes again
-_GREATEST = 256
+_GREATEST = 256  # scores that a partition has exactly
 _RAISED = 80.0  # e to the 88 overflows float32, e to the -87 loses digits
 LEAST = -60.0
 """The log of a mixture's probability below it may have lost its order to float32, or be -inf."""
