@@ -134,7 +134,7 @@ class Hybrid(Recommender):
             rough = _added(mine.rough, words.rough, alpha)
         return ContinuousTaste(
             vectors=np.concatenate([mine.vectors, repeated], axis=1),
-            log_weights=mine.log_weights + alpha * words.log_weights,
+            log_weights=mine.log_weights,  # the words' own is a constant, and none
             rough=rough,
         )
 
