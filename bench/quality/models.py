@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from bench.quality.sets import RUNS, Set
 from model.catalogue import Rows
-from model.recommender import Floats
+from model.recommender import Floats, Recommender
 from training.baselines import Ease, Popularity, Transitions
 from training.data.prepared import Prepared
-from training.evaluate import Scorer
+from training.evaluate import Scorer, recommender_scorer
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +48,21 @@ class Ask:
 @dataclass(frozen=True, slots=True)
 class Fitted:
     """scorer: as training.evaluate reads it. seconds: of all fitting, parts that other rows share included, evaluation
-    left out; None: what the call took."""
+    left out; None: what the call took. recommender: what the scorer asks, where it is one that could be served. commit:
+    of the code that fitted it, where that was done before this call."""
 
     scorer: Scorer
     parameters: int
     configuration: dict[str, Any] = field(default_factory=dict)
     seconds: float | None = None
     notes: dict[str, Any] = field(default_factory=dict)
+    recommender: Recommender | None = None
+    commit: str | None = None
+
+    @classmethod
+    def of(cls, recommender: Recommender, parameters: int, configuration: dict[str, Any], **other: Any) -> Fitted:
+        """What could be served."""
+        return cls(recommender_scorer(recommender), parameters, configuration, recommender=recommender, **other)
 
 
 @dataclass(frozen=True, slots=True)

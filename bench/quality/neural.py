@@ -7,6 +7,7 @@ with a free vector an item, trained by the same code with the same settings.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.quality import cells
 from bench.quality.models import Ask, Fitted, added, row
 from bench.quality.tuning import fit_sasrec, sasrec_recipe, trunk_recipe, tuned
 from model import load_recommender
@@ -26,6 +28,7 @@ from model.continuous.recommender import ContinuousRecommender, Mixture
 from model.continuous.transitions import Transitions, WithTransitions
 from model.recommender import Floats, Recommender
 from training.evaluate import Scorer, evaluate, recommender_scorer
+from training.recipe import load_recipe
 from training.recipes.continuous import TextHalfPart
 from training.run import Run
 from training.signals import item_signals
@@ -38,25 +41,29 @@ from training.train import train
 def contrec_bundle(ask: Ask, recipe: str = "contrec", overrides: Sequence[str] = ()) -> tuple[Path, dict[str, Any]]:
     """The bundle of a recipe for this set and seed, trained on first use, and its report."""
     own = ["text_half.epochs=0"] if recipe == "deftrec" else []  # it has no text half, whatever the set wants of one
-    overrides = [*own, *tuned(ask.set_name, "contrec"), *overrides]
-    name = "-".join([recipe, *(override.replace("=", "-") for override in overrides), str(ask.seed)])
+    overrides = [*ask.set.overrides, *own, *tuned(ask.set_name, "contrec"), *overrides]
+    # A recipe that has changed since is another bundle.
+    said = load_recipe(recipe, "small", overrides).model_dump_json()
+    name = f"{recipe}-{hashlib.sha256(said.encode()).hexdigest()[:10]}-{ask.seed}"
     root, note = ask.folder / "bundles", ask.folder / "bundles" / f"{name}.json"
     if not note.exists():
+        commit = cells.commit()
         path = train(
             ask.prepared_folder,
             recipe,
             "small",
             bundles=root,
-            name=name.replace("[", "").replace("]", "").replace(" ", "")[:60],
+            name=name,
             seed=ask.seed,
-            overrides=[*ask.set.overrides, *overrides],
+            overrides=overrides,
             runs=ask.folder / "runs",
             progress=told,
         )
-        note.write_text(json.dumps({"path": str(path)}), encoding="utf-8")
-    path = Path(json.loads(note.read_text(encoding="utf-8"))["path"])
+        note.write_text(json.dumps({"path": str(path), "commit": commit}), encoding="utf-8")
+    known = json.loads(note.read_text(encoding="utf-8"))
+    path = Path(known["path"])
     report = json.loads((path.parent / f"{path.name}.report.json").read_text(encoding="utf-8"))
-    return path, report
+    return path, report | {"commit": known["commit"]}
 
 
 def told(stage: str, epoch: int, of: int, values: Any) -> None:
@@ -64,13 +71,14 @@ def told(stage: str, epoch: int, of: int, values: Any) -> None:
     print(f"{stage} {epoch}/{of} " + " ".join(f"{k}={v:.4f}" for k, v in values.items()), flush=True)  # noqa: T201
 
 
-def parameters(*recommenders: ContinuousRecommender) -> int:
-    """Numbers in trunk, head (where it is asked) and item vectors with their biases."""
-    total = 0
-    for recommender in recommenders:
-        total += sum(p.numel() for p in recommender.trunk.parameters()) + recommender.index.matrix.size
-        if recommender.mixture.weight > 0:
-            total += sum(p.numel() for p in recommender.head.parameters())
+def parameters(recommender: Recommender) -> int:
+    """Numbers in trunks, head (where it is asked), item vectors with their biases, and counts."""
+    total = len(recommender.transitions.rows) if isinstance(recommender, WithTransitions) else 0
+    for half in halves(recommender):
+        if half is not None:
+            total += sum(p.numel() for p in half.trunk.parameters()) + half.index.matrix.size
+            if half.mixture.weight > 0:
+                total += sum(p.numel() for p in half.head.parameters())
     return total
 
 
@@ -88,15 +96,26 @@ def halves(recommender: Recommender) -> tuple[ContinuousRecommender, ContinuousR
     return recommender, None
 
 
+UNSEEN = ("trunk.exclude_seen=true",)
+"""What ContRec's trunks are trained with, and SASRec as it is known is not."""
+
+
 @row("sasrec-ce", "baselines", seeds=3)
 def sasrec_ce(ask: Ask) -> Fitted:
     """A causal transformer over free item vectors, full catalogue softmax, every position (SASRec as it should be)."""
     recommender, seconds, configuration = _sasrec(ask)
-    return Fitted(recommender_scorer(recommender), parameters(recommender), configuration, seconds)
+    return Fitted.of(recommender, parameters(recommender), configuration, seconds=seconds)
 
 
-def _sasrec(ask: Ask) -> tuple[ContinuousRecommender, float, dict[str, Any]]:
-    own = tuned(ask.set_name, "sasrec-ce")
+@row("sasrec-ce-unseen", "baselines", seeds=3)
+def sasrec_ce_unseen(ask: Ask) -> Fitted:
+    """The same with ContRec's softmax, which leaves out what the user has met."""
+    recommender, seconds, configuration = _sasrec(ask, UNSEEN)
+    return Fitted.of(recommender, parameters(recommender), configuration, seconds=seconds)
+
+
+def _sasrec(ask: Ask, more: tuple[str, ...] = ()) -> tuple[ContinuousRecommender, float, dict[str, Any]]:
+    own = (*tuned(ask.set_name, "sasrec-ce"), *more)
     overrides = (*ask.set.overrides, *own)
 
     def fit(checkpoint: Path) -> ContinuousRecommender:
@@ -122,19 +141,29 @@ def _kept(folder: Path, fit: Callable[[Path], ContinuousRecommender]) -> tuple[C
 def text_only(ask: Ask) -> Fitted:
     """A trunk over what the items say and nothing else: ContRec's text half, where that has no vector an item."""
     words, seconds = _words(ask, *(["text_half.residual=false"] if _text_half(ask).residual else []))
-    return Fitted(recommender_scorer(words), parameters(words), {"text_encoder": _encoder(ask)}, seconds)
+    return Fitted.of(words, parameters(words), {"text_encoder": _encoder(ask)}, seconds=seconds)
 
 
 @row("id-text-ensemble", "baselines", seeds=3)
 def id_text_ensemble(ask: Ask) -> Fitted:
     """SASRec-CE and the text-only trunk, log probabilities added; the weight is the best on validation."""
-    recommender, seconds, _ = _sasrec(ask)
+    return _two_experts(ask)
+
+
+@row("id-text-ensemble-unseen", "baselines", seeds=3)
+def id_text_ensemble_unseen(ask: Ask) -> Fitted:
+    """The same of a SASRec with ContRec's softmax."""
+    return _two_experts(ask, UNSEEN)
+
+
+def _two_experts(ask: Ask, more: tuple[str, ...] = ()) -> Fitted:
+    recommender, seconds, _ = _sasrec(ask, more)
     words, its_seconds = _words(ask)
     first, second = recommender_scorer(recommender), recommender_scorer(words)
     weight, tried = _chosen(first, second, _text_half(ask).weights, ask)
     return Fitted(
         added(first, second, weight),
-        parameters(recommender, words),
+        parameters(recommender) + parameters(words),
         {"weight": weight, "tried": tried, "text_encoder": _encoder(ask)},
         seconds + its_seconds,
     )
@@ -143,7 +172,17 @@ def id_text_ensemble(ask: Ask) -> Fitted:
 @row("id-text-transition-ensemble", "baselines", seeds=3)
 def id_text_transition_ensemble(ask: Ask) -> Fitted:
     """The ensemble, and what followed the last ten items as a third expert: all that ContRec has, but for ContRec."""
-    fitted, part = id_text_ensemble(ask), trunk_recipe(ask.set.overrides).transitions
+    return _three_experts(ask)
+
+
+@row("id-text-transition-ensemble-unseen", "baselines", seeds=3)
+def id_text_transition_ensemble_unseen(ask: Ask) -> Fitted:
+    """The same of a SASRec with ContRec's softmax: the strongest rival that we could make."""
+    return _three_experts(ask, UNSEEN)
+
+
+def _three_experts(ask: Ask, more: tuple[str, ...] = ()) -> Fitted:
+    fitted, part = _two_experts(ask, more), trunk_recipe(ask.set.overrides).transitions
     table = fit_transitions(ask.prepared, part.keep, window=part.window, decay=part.decay)
     expert = followed(table, part.floor)
     weight, tried = _chosen(fitted.scorer, expert, part.weights, ask)
@@ -185,44 +224,43 @@ def contrec(ask: Ask) -> Fitted:
     """What `contrec train` publishes and the service serves."""
     path, report = contrec_bundle(ask)
     recommender = load_recommender(path)
-    told_by = ("tokenizer", "text_half_fit", "transitions_fit", "head")
-    return _ours(recommender, report, {key: report[key] for key in told_by if key in report})
+    return _ours(recommender, report, "tokenizer", "text_half_fit", "transitions_fit", "head")
 
 
 @row("contrec-without-transitions", "parts of contrec", seeds=3)
 def contrec_without_transitions(ask: Ask) -> Fitted:
     """Both halves, as far as validation wants them, and nothing counted."""
     path, report = contrec_bundle(ask)
-    return _ours(uncounted(load_recommender(path)), report, {})
+    return _ours(uncounted(load_recommender(path)), report)
 
 
-def _ours(recommender: Recommender, report: dict[str, Any], notes: dict[str, Any]) -> Fitted:
-    mine, words = halves(recommender)
+def _ours(recommender: Recommender, report: dict[str, Any], *notes: str) -> Fitted:
+    """notes: what of the report the cell repeats."""
+    mine, _ = halves(recommender)
     base = uncounted(recommender)
     configuration = {
         "alpha": base.alpha if isinstance(base, Hybrid) else 0.0,
         "lambda": mine.mixture.weight,
-        "transitions": 0.0,
+        "samples": mine.mixture.samples,
+        "transitions": recommender.weight if isinstance(recommender, WithTransitions) else 0.0,
+        "recipe": report["bundle"]["recipe_config"],
+        "text_encoder": report["bundle"]["recipe_config"]["signals"]["text_encoder"],
     }
-    count = parameters(mine, *([words] if words else []))
-    if isinstance(recommender, WithTransitions):
-        configuration["transitions"] = recommender.weight
-        count += len(recommender.transitions.rows)
-    return Fitted(recommender_scorer(recommender), count, configuration, _seconds(report), notes)
+    return _part(recommender, report, configuration, *notes)
 
 
 @row("deftrec", "ours", seeds=1)
 def deftrec(ask: Ask) -> Fitted:
     """The first version: masked tokens without noise, negative-aware denoising, no text half; transitions as above."""
     path, report = contrec_bundle(ask, "deftrec")
-    return _ours(load_recommender(path), report, {})
+    return _ours(load_recommender(path), report, "tokenizer", "transitions_fit", "head")
 
 
 @row("deftrec-without-transitions", "ours", seeds=1)
 def deftrec_without_transitions(ask: Ask) -> Fitted:
     """The first version, and nothing counted."""
     path, report = contrec_bundle(ask, "deftrec")
-    return _ours(uncounted(load_recommender(path)), report, {})
+    return _ours(uncounted(load_recommender(path)), report)
 
 
 def _mixed(recommender: ContinuousRecommender, head: Head, samples: int, weight: float) -> ContinuousRecommender:
@@ -230,16 +268,30 @@ def _mixed(recommender: ContinuousRecommender, head: Head, samples: int, weight:
     return recommender.with_head(head, Mixture(samples, recommender.mixture.times, weight))
 
 
-def _variant(*overrides: str) -> Callable[[Ask], Fitted]:
-    """ContRec's behaviour half trained with one thing left out, answering by the mixture at half weight."""
+def _variant(*overrides: str, weight: float = 0.0) -> Callable[[Ask], Fitted]:
+    """ContRec's behaviour half trained with one thing left out, answering by its trunk or by the mixture at a weight;
+    the notes say what became of the tokens (`model.continuous.tokenizer.health`)."""
 
     def fit(ask: Ask) -> Fitted:
-        path, report = contrec_bundle(ask, "contrec", ["text_half.epochs=0", *overrides])
+        head = [] if weight else ["head.epochs=0"]
+        path, report = contrec_bundle(ask, "contrec", ["text_half.epochs=0", *head, *overrides])
         mine, _ = halves(load_recommender(path))
-        asked = _mixed(mine, mine.head, mine.mixture.samples, 0.5)
-        return Fitted(recommender_scorer(asked), parameters(asked), {"without": list(overrides)}, _seconds(report))
+        asked = _mixed(mine, mine.head, mine.mixture.samples, weight)
+        return _part(asked, report, {"without": list(overrides), "lambda": weight}, "tokenizer")
 
     return fit
+
+
+def _part(recommender: Recommender, report: dict[str, Any], configuration: dict[str, Any], *notes: str) -> Fitted:
+    """A part of a bundle, asked alone. notes: what of the report the cell repeats."""
+    return Fitted.of(
+        recommender,
+        parameters(recommender),
+        configuration,
+        seconds=_seconds(report),
+        notes={key: report[key] for key in notes if key in report},
+        commit=report["commit"],
+    )
 
 
 def _other_head(recipe: str, *overrides: str) -> Callable[[Ask], Fitted]:
@@ -254,9 +306,8 @@ def _other_head(recipe: str, *overrides: str) -> Callable[[Ask], Fitted]:
         asked = _mixed(mine, fitted.head, mine.mixture.samples, 0.5)
         before = _seconds(report, "signals", "tokenizer", "trunk")
         notes = {"epochs": fitted.epochs, "lead": fitted.lead}
-        scorer = recommender_scorer(asked)
         seconds = before + time.perf_counter() - started
-        return Fitted(scorer, parameters(asked), {"head": list(overrides)}, seconds, notes)
+        return Fitted.of(asked, parameters(asked), {"head": list(overrides)}, seconds=seconds, notes=notes)
 
     return fit
 
@@ -265,10 +316,14 @@ row("contrec-without-dispersive", "ablations")(_other_head("contrec", "head.disp
 row("deftrec-mixture-half", "ablations")(_other_head("deftrec"))
 row("deftrec-margin", "ablations")(_other_head("deftrec", "head.negatives=margin"))
 row("deftrec-preferdiff", "ablations")(_other_head("deftrec", "head.negatives=preferdiff"))
-row("contrec-without-sigma", "ablations")(_variant("tokenizer.sigma=0.0"))
-row("contrec-without-mask", "ablations")(_variant("tokenizer.feature_mask=0.0", "tokenizer.block_mask=0.0"))
-row("contrec-without-decorrelation", "ablations")(_variant("tokenizer.decorrelation=0.0"))
-row("contrec-one-way", "ablations")(_variant("tokenizer.ways=1"))
+row("contrec-without-sigma-mixture-half", "ablations")(_variant("tokenizer.sigma=0.0", weight=0.5))
+row("contrec-without-sigma", "guards")(_variant("tokenizer.sigma=0.0"))
+row("contrec-without-feature-mask", "guards")(_variant("tokenizer.feature_mask=0.0"))
+row("contrec-without-block-mask", "guards")(_variant("tokenizer.block_mask=0.0"))
+row("contrec-without-decorrelation", "guards")(_variant("tokenizer.decorrelation=0.0"))
+row("contrec-without-norm", "guards")(_variant("tokenizer.normalise=false"))
+row("contrec-one-way", "guards")(_variant("tokenizer.ways=1", "tokenizer.token_dim=128"))
+row("contrec-all-seen", "guards")(_variant("trunk.exclude_seen=false"))
 
 
 @row("contrec-without-text", "parts of contrec", seeds=1)
@@ -276,7 +331,7 @@ def contrec_without_text(ask: Ask) -> Fitted:
     """The behaviour half with whatever mixture validation chose."""
     path, report = contrec_bundle(ask)
     mine, _ = halves(load_recommender(path))
-    return Fitted(recommender_scorer(mine), parameters(mine), {"lambda": mine.mixture.weight}, _seconds(report))
+    return _part(mine, report, {"lambda": mine.mixture.weight})
 
 
 def _with_mixture(samples: int, weight: float) -> Callable[[Ask], Fitted]:
@@ -284,9 +339,7 @@ def _with_mixture(samples: int, weight: float) -> Callable[[Ask], Fitted]:
         path, report = contrec_bundle(ask)
         mine, _ = halves(load_recommender(path))
         asked = _mixed(mine, mine.head, samples, weight)
-        return Fitted(
-            recommender_scorer(asked), parameters(asked), {"lambda": weight, "samples": samples}, _seconds(report)
-        )
+        return _part(asked, report, {"lambda": weight, "samples": samples})
 
     return fit
 

@@ -58,8 +58,9 @@ def trunk_recipe(overrides: Sequence[str], name: str = "contrec") -> ContinuousR
 
 
 def sasrec_recipe(overrides: Sequence[str]) -> ContinuousRecipe:
-    """The same for SASRec, which has no convolution."""
-    return trunk_recipe([*overrides, "trunk.kernel=1"])
+    """The same for SASRec, which has no convolution and whose softmax is over all items, unless the overrides end with
+    something else."""
+    return trunk_recipe(["trunk.kernel=1", "trunk.exclude_seen=false", *overrides])
 
 
 def fit_sasrec(

@@ -24,13 +24,17 @@ from model.tensors import read_tensors
 
 @dataclass(frozen=True, slots=True)
 class TokenizerShape:
-    """Sizes that the weights depend on. collaborative, text: widths of the two signal blocks."""
+    """Sizes that the weights depend on. collaborative, text: widths of the two signal blocks.
+
+    normalise: tokens by a LayerNorm without scale, as in all bundles from before it could be left out.
+    """
 
     collaborative: int
     text: int
     ways: int
     token_dim: int
     hidden: int
+    normalise: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,7 @@ class Tokenizer(nn.Module):
                 nn.GELU(),
                 nn.Linear(shape.hidden, shape.token_dim),
                 # Not affine: without a KL term mu would otherwise grow until the noise means nothing.
-                nn.LayerNorm(shape.token_dim, elementwise_affine=False),
+                nn.LayerNorm(shape.token_dim, elementwise_affine=False) if shape.normalise else nn.Identity(),
             )
             for _ in range(shape.ways)
         )

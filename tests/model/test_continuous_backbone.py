@@ -260,9 +260,9 @@ def test_training_and_serving_read_the_same_condition(trunk: Trunk, recommender:
     windows = Windows(offsets, np.concatenate(histories).astype(np.int32), SHAPE.max_history, MAX_PROFILE)
     compared, with_profile = 0, 0
     for user, history in enumerate(histories):
-        mine = [n for n, (_, start, _) in enumerate(windows._bounds) if offsets[user] <= start < offsets[user + 1]]
+        mine = [n for n, (_, _, start, _) in enumerate(windows._bounds) if offsets[user] <= start < offsets[user + 1]]
         for number in mine:
-            _, start, end = (int(bound) - int(offsets[user]) for bound in windows._bounds[number])
+            _, _, start, end = (int(bound) - int(offsets[user]) for bound in windows._bounds[number])
             # In one batch with the others, so that padding is part of what is held equal.
             together = windows.batch(np.array([0, number, len(windows) - 1]))
             conditions, targets = read_states(trunk, recommender.vectors, together)

@@ -200,7 +200,7 @@ def test_the_head_is_served_only_where_its_lead_over_the_trunk_is_sure(crowd: Pr
         "head.unconditional=0",
         f"head.learning_rate={rate}",
         "head.epochs=3",
-        "head.steps_per_epoch=20",
+        "head.steps_per_epoch=40",
     )
     fitted = fit_trunk(crowd, random_tokens(crowd), part.trunk, seed=0)
     head = fit_head(crowd, fitted.recommender(crowd, part.trunk.max_profile), part.head, part.trunk, seed=0)

@@ -59,6 +59,29 @@ def test_equals_cross_entropy_in_value_and_gradients(
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
 
 
+@settings(deadline=None, max_examples=60)
+@given(positions=st.integers(1, 20), items=st.integers(1, 30), chunk_rows=st.integers(1, 21), seed=st.integers(0, 99))
+def test_items_that_a_position_does_without_have_no_share_and_no_gradient(
+    positions: int, items: int, chunk_rows: int, seed: int
+) -> None:
+    """The plain twin holds the whole matrix of logits."""
+    parts, targets = case(positions, items, 4, seed)
+    out = torch.rand(positions, items, generator=torch.Generator().manual_seed(seed)) < 0.5
+    out[torch.arange(positions), targets] = False
+    pairs = out.nonzero(as_tuple=True)
+    plainly = [part.clone().requires_grad_(True) for part in parts]
+    logits = (plainly[0] @ plainly[1].T + plainly[2]).masked_fill(out, -torch.inf)
+    expected = F.cross_entropy(logits, targets)
+    leaves = [part.clone().requires_grad_(True) for part in parts]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(softmax, "_CHUNK_ELEMENTS", chunk_rows * items)
+        loss = catalogue_cross_entropy(*leaves, targets, without=pairs)
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
+    found = torch.autograd.grad(loss, leaves)
+    for one, other in zip(found, torch.autograd.grad(expected, plainly), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("rows", [1, 100, 7])
 def test_bfloat16_stays_near_and_keeps_its_sums_in_float32(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     parts, targets = case(200, 300, 16)

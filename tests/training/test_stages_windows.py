@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from itertools import pairwise
 
 import numpy as np
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -98,3 +100,40 @@ def test_small_data_takes_small_steps_and_large_data_what_the_recipe_allows() ->
     assert windows(150_000).step(6400) == 1000
     assert windows(1_000).step(6400) == 512
     assert windows(1_000).step(64) == 64
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    histories=st.lists(st.lists(st.integers(0, 9), max_size=30), max_size=6),
+    length=st.integers(1, 12),
+    max_profile=st.integers(1, 4),
+    seed=st.integers(0, 99),
+)
+def test_each_position_knows_the_whole_of_what_its_user_had_met(
+    histories: list[list[int]], length: int, max_profile: int, seed: int
+) -> None:
+    """Few items, so that some come back: what comes back is no item to do without where it does."""
+    offsets = np.cumsum([0, *map(len, histories)]).astype(np.int64)
+    windows = Windows(offsets, np.array([*itertools.chain(*histories)], dtype=np.int32), length, max_profile)
+    draw = np.random.default_rng(seed)
+    met: dict[int, list[tuple[int, list[int]]]] = {}  # of each user: (item, what came before), in the order of the file
+    for batch in windows.epoch(40, seed, 0):
+        rows = batch.rows[batch.real].tolist()
+        position, seen = (part.tolist() for part in batch.seen())
+        assert position == sorted(position)
+        without: list[set[int]] = [set() for _ in rows]
+        for place, row in zip(position, seen, strict=True):
+            without[place].add(row)
+        users = batch.users[:, None].expand(batch.rows.shape)[batch.real].tolist()
+        for user, row, found in zip(users, rows, without, strict=True):
+            met.setdefault(user, []).append((row, sorted(found)))
+        some = torch.from_numpy(draw.permutation(len(rows))[: max(1, len(rows) // 2)])
+        position, seen = (part.tolist() for part in batch.seen(some))
+        assert position == sorted(position)
+        chosen: list[set[int]] = [set() for _ in some]
+        for place, row in zip(position, seen, strict=True):
+            chosen[place].add(row)
+        assert chosen == [without[place] for place in some.tolist()]
+    for user, history in enumerate(histories):
+        expected = [(row, sorted(set(history[:n]) - {row})) for n, row in enumerate(history)]
+        assert sorted(met.get(user, [])) == sorted(expected)

@@ -38,6 +38,7 @@ class TokenizerPart(Part):
     feature_mask: Share
     block_mask: Share
     decorrelation: Annotated[float, Field(ge=0)]
+    normalise: bool
     epochs: Count
     batch: Count
     learning_rate: Positive
@@ -67,6 +68,7 @@ class TrunkPart(Part):
     kernel: Count
     max_history: Count
     max_profile: Count
+    exclude_seen: bool
     dropout: Share
     tokens_per_step: Count
     accumulate: Count

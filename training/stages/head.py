@@ -26,7 +26,7 @@ from training.progress import Progress, silent
 from training.stages.loop import EVERY, Loop, own_randomness
 from training.stages.negatives import Disliked, centroids, margin_loss, pairwise_loss, preferdiff_loss
 from training.stages.softmax import catalogue_cross_entropy
-from training.stages.trunk import read_states
+from training.stages.trunk import read_states, seen_by
 from training.stages.validation import Validation
 from training.stages.windows import Batch, Windows
 
@@ -92,7 +92,7 @@ def fit_head(
             while place.batch < part.steps_per_epoch:
                 for group in optimiser.param_groups:
                     group["lr"] = part.learning_rate * (1 - place.step / total)
-                losses = _losses(head, trunk, vectors, bias, next(batches), part, trunk_part.bf16, generator, disliked)
+                losses = _losses(head, trunk, vectors, bias, next(batches), part, trunk_part, generator, disliked)
                 weights = (1.0, part.direction, part.dispersive, part.negative)
                 loss = sum((weight * one for weight, one in zip(weights, losses, strict=True)), start=losses[0] * 0)
                 optimiser.zero_grad()
@@ -135,13 +135,13 @@ def _losses(
     bias: Tensor,
     batch: Batch,
     part: HeadPart,
-    bf16: bool,
+    trunk_part: TrunkPart,
     generator: torch.Generator,
     disliked: Disliked,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Those named in LOSSES at drawn times; fresh noise on every call."""
     device = vectors.device
-    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=trunk_part.bf16):
         conditions, targets = read_states(trunk, vectors, batch)
         anchor = trunk.g(conditions)
     some = torch.randperm(len(targets), generator=generator, device=device)[: part.positions_per_step]
@@ -152,7 +152,8 @@ def _losses(
     t = draw_times(len(target), part.time_shift, generator, device)
     noise = torch.randn(x0.shape, generator=generator, device=device)
     x0_hat, activation = head(head.noised(x0, t, noise), t, condition, anchor)
-    softmax = catalogue_cross_entropy(x0_hat, vectors, bias, target, bf16=bf16)
+    without = seen_by(batch, trunk_part, device, some)
+    softmax = catalogue_cross_entropy(x0_hat, vectors, bias, target, bf16=trunk_part.bf16, without=without)
     negative = x0_hat.new_zeros(())
     if part.negative > 0 and part.negatives == "preferdiff":
         centroid = head.clean(centroids(vectors, target))

@@ -1,25 +1,38 @@
 """Cross-entropy over the whole catalogue, without ever holding the logits of a batch for autograd.
 
     loss = catalogue_cross_entropy(vectors, items, bias, targets)
+    loss = catalogue_cross_entropy(vectors, items, bias, targets, without=batch.seen())
 
-What it computes is F.cross_entropy(vectors @ items.T + bias, targets), and a test holds it to that. Gradients are
+What it computes is F.cross_entropy(vectors @ items.T + bias, targets), and a test holds it to that; items that a
+position does without have a logit of -inf there. Gradients are
 made in the forward pass, chunk by chunk: on a CPU that is several times as fast as the plain form, which spends most
 of its time in fresh pages for (positions, items) matrices. `bench/training/softmax.py` measures the two side by side.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+
+Pairs: TypeAlias = tuple[Tensor, Tensor]
+"""positions (S,), ascending, and rows (S,): items that a position does without, never its target."""
 
 _CHUNK_ELEMENTS = 12_000_000  # of one (rows, items) buffer: 24 MB in bf16
 
 
 class _CatalogueCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, vectors: Tensor, items: Tensor, bias: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
+    def forward(
+        ctx: Any,
+        vectors: Tensor,
+        items: Tensor,
+        bias: Tensor,
+        targets: Tensor,
+        dtype: torch.dtype,
+        without: Pairs | None,
+    ) -> Tensor:
         positions, width = vectors.shape
         ones = vectors.new_ones(positions, 1)
         left = torch.cat([vectors.detach(), ones], dim=1).to(dtype)  # (P, W + 1): the bias rides in the product
@@ -35,6 +48,10 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         for start in range(0, positions, rows):
             end = min(start + rows, positions)
             logits = torch.mm(left[start:end], right_t, out=logits_buffer[: end - start])
+            if without is not None:
+                first, last = torch.searchsorted(without[0], torch.tensor([start, end], device=vectors.device)).tolist()
+                places = (without[0][first:last] - start) * len(items) + without[1][first:last]
+                logits.view(-1).index_fill_(0, places, -torch.inf)
             p = torch.softmax(logits, dim=1, out=probability_buffer[: end - start])
             index = torch.arange(end - start, device=p.device)
             chosen = p[index, targets[start:end]].float()
@@ -47,20 +64,20 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         return loss / positions
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
         grad_vectors, grad_right_t = ctx.saved_tensors
         width = grad_vectors.shape[1]
-        return grad_vectors * grad, grad_right_t[:width].T * grad, grad_right_t[width] * grad, None, None
+        return grad_vectors * grad, grad_right_t[:width].T * grad, grad_right_t[width] * grad, None, None, None
 
 
 def catalogue_cross_entropy(
-    vectors: Tensor, items: Tensor, bias: Tensor, targets: Tensor, *, bf16: bool = False
+    vectors: Tensor, items: Tensor, bias: Tensor, targets: Tensor, *, bf16: bool = False, without: Pairs | None = None
 ) -> Tensor:
     """Mean over P positions of -log softmax(vectors @ items.T + bias)[target]; a scalar.
 
     vectors (P, W), items (N, W), bias (N,), targets (P,) rows. bf16: matrix products and probabilities in bfloat16,
-    sums in float32; the gradient then differs from the plain form's by a few tenths of a percent.
+    sums in float32; the gradient then differs from the plain form's by a few tenths of a percent. without: see `Pairs`.
     """
     dtype = torch.bfloat16 if bf16 else torch.float32
-    loss: Tensor = _CatalogueCrossEntropy.apply(vectors, items, bias, targets, dtype)  # type: ignore[no-untyped-call]
+    loss: Tensor = _CatalogueCrossEntropy.apply(vectors, items, bias, targets, dtype, without)  # type: ignore[no-untyped-call]
     return loss

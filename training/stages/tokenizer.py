@@ -46,7 +46,8 @@ def fit_tokenizer(
     noise = TokenizerNoise(part.sigma, part.feature_mask, part.block_mask, part.decorrelation)
     generator = torch.Generator(device).manual_seed(seed)
     with own_randomness(seed, device):
-        shape = TokenizerShape(collaborative.shape[1], text.shape[1], part.ways, part.token_dim, part.hidden)
+        sizes = (part.ways, part.token_dim, part.hidden, part.normalise)
+        shape = TokenizerShape(collaborative.shape[1], text.shape[1], *sizes)
         tokenizer = Tokenizer(shape).to(device)
     tokenizer.mean.copy_(signals[used].mean(dim=0))
     # A feature that never varies carries nothing: divide it by one, not by nearly zero.

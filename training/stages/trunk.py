@@ -27,7 +27,7 @@ from training.data.prepared import Prepared
 from training.evaluate import evaluate, recommender_scorer
 from training.progress import Progress, silent
 from training.stages.loop import EVERY, Loop, own_randomness
-from training.stages.softmax import catalogue_cross_entropy
+from training.stages.softmax import Pairs, catalogue_cross_entropy
 from training.stages.windows import Batch, Windows
 
 if TYPE_CHECKING:
@@ -170,6 +170,14 @@ def read_states(trunk: Trunk, vectors: Tensor, batch: Batch) -> tuple[Tensor, Te
     return states[real], rows[real]
 
 
+def seen_by(batch: Batch, part: TrunkPart, device: torch.device, some: Tensor | None = None) -> Pairs | None:
+    """What the softmax at `some` of the positions does without (`Batch.seen`); None where the recipe has it all in."""
+    if not part.exclude_seen:
+        return None
+    positions, rows = batch.seen(None if some is None else some.cpu())
+    return positions.to(device), rows.to(device)
+
+
 def _mean_before(vectors: Tensor, before: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Mean vector (B, W) of the rows of each profile, zero for an empty one; (B,) whether there is one."""
     lengths = torch.tensor([len(rows) for rows in before])
@@ -186,7 +194,8 @@ def _loss(trunk: Trunk, space: Space, batch: Batch, part: TrunkPart) -> tuple[Te
     with torch.autocast(vectors.device.type, torch.bfloat16, enabled=part.bf16):
         conditions, targets = read_states(trunk, vectors, batch)
         preference = trunk.g(conditions)
-    loss = catalogue_cross_entropy(preference.float(), vectors, space.bias, targets, bf16=part.bf16)
+    without = seen_by(batch, part, vectors.device)
+    loss = catalogue_cross_entropy(preference.float(), vectors, space.bias, targets, bf16=part.bf16, without=without)
     return loss, len(targets)
 
 

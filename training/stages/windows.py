@@ -25,12 +25,13 @@ SMALLEST_STEP = 512  # positions
 class Batch:
     """rows (B, L) padded with 0, lengths (B,), before: for each window the rows of its profile (may be empty).
 
-    users: (B,) whose window it is.
+    earlier: for each window the rows of all that lies before it. users: (B,) whose window it is.
     """
 
     rows: Tensor
     lengths: Tensor
     before: list[Tensor]
+    earlier: list[Tensor] = field(default_factory=list)
     users: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
 
     @property
@@ -38,24 +39,42 @@ class Batch:
         """(B, L) True where a position holds an item."""
         return torch.arange(self.rows.shape[1])[None, :] < self.lengths[:, None]
 
+    def seen(self, some: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Pairs (position, row): what its user had met before each of `some` of the real positions (default: all, in
+        their order), but for what stands at the position itself. Positions are places in `some`, ascending."""
+        lines = zip(self.earlier, self.rows, self.lengths, strict=True)
+        met = [torch.cat([before, own[:length]]) for before, own, length in lines]
+        sizes, already = torch.tensor([len(m) for m in met]), torch.tensor([len(before) for before in self.earlier])
+        window, place = self.real.nonzero(as_tuple=True)
+        targets = self.rows[window, place]
+        if some is not None:
+            window, place, targets = window[some], place[some], targets[some]
+        counts = already[window] + place
+        position = torch.arange(len(counts)).repeat_interleave(counts)
+        # Each position reads its window's line from the beginning.
+        begin = (sizes.cumsum(0) - sizes)[window] - (counts.cumsum(0) - counts)
+        rows = torch.cat(met)[torch.arange(len(position)) + begin[position]]
+        other = rows != targets[position]
+        return position[other], rows[other]
+
 
 class Windows:
     """offsets (U + 1,), items: training events as `Prepared.train_histories` gives them. length: items read at once."""
 
     def __init__(self, offsets: NDArray[np.int64], items: NDArray[np.int32], length: int, max_profile: int) -> None:
         self._items = torch.from_numpy(items.astype(np.int64))
-        bounds: list[tuple[int, int, int]] = []  # where the profile, the window and what follows begin
+        bounds: list[tuple[int, int, int, int]] = []  # where the user, the profile, the window and what follows begin
         users: list[int] = []
         for user, (first, stop) in enumerate(itertools.pairwise(offsets.tolist())):
             end = stop
             while end > first:
                 start = max(first, end - length - 1)
-                bounds.append((max(first, start - max_profile), start, end))
+                bounds.append((first, max(first, start - max_profile), start, end))
                 users.append(user)
                 end = start
-        self._bounds = np.array(bounds, dtype=np.int64).reshape(-1, 3)
+        self._bounds = np.array(bounds, dtype=np.int64).reshape(-1, 4)
         self._users = torch.tensor(users, dtype=torch.long)
-        self._lengths = self._bounds[:, 2] - self._bounds[:, 1]
+        self._lengths = self._bounds[:, 3] - self._bounds[:, 2]
 
     def __len__(self) -> int:
         return len(self._bounds)
@@ -108,9 +127,10 @@ class Windows:
     def batch(self, windows: NDArray[np.int64]) -> Batch:
         """The given windows, padded."""
         bounds = self._bounds[windows].tolist()
-        lengths = torch.tensor([end - start for _, start, end in bounds])
+        lengths = torch.tensor([end - start for _, _, start, end in bounds])
         rows = torch.zeros(len(bounds), int(lengths.max()), dtype=torch.long)
-        for line, (_, start, end) in enumerate(bounds):
+        for line, (_, _, start, end) in enumerate(bounds):
             rows[line, : end - start] = self._items[start:end]
-        before = [self._items[profile:start] for profile, start, _ in bounds]
-        return Batch(rows, lengths, before, self._users[torch.from_numpy(windows)])
+        before = [self._items[profile:start] for _, profile, start, _ in bounds]
+        earlier = [self._items[first:start] for first, _, start, _ in bounds]
+        return Batch(rows, lengths, before, earlier, self._users[torch.from_numpy(windows)])
