@@ -76,13 +76,20 @@ def evaluate(
 ) -> Metrics:
     """Ranks the target of every user of a part, or of a subset of that many users drawn with the seed.
 
-    Memory: one batch of scores, 4 * batch * N bytes, and a mask of a quarter of that. Raises ValueError when
-    the part asks nobody, or when scores have the wrong shape or a NaN.
+    Raises ValueError when the part asks nobody, and as `rank` does.
     """
     asked = _subset(prepared.evaluation(part), users, seed)
     if len(asked) == 0:
         raise ValueError(f"no user has a {part} target: the data is too small for this split")
-    size = len(prepared.catalogue)
+    return rank(scorer, asked, len(prepared.catalogue), part, batch=batch)
+
+
+def rank(scorer: Scorer, asked: EvaluationSet, size: int, part: Part, *, batch: int = 256) -> Metrics:
+    """Ranks the target of each history that is asked, in a catalogue of that size.
+
+    Memory: one batch of scores, 4 * batch * N bytes, and a mask of a quarter of that. Raises ValueError when scores
+    have the wrong shape or a NaN.
+    """
     recommended = np.zeros(size, dtype=np.bool_)
     ranks: list[NDArray[np.int64]] = []
     unmasked_ranks: list[NDArray[np.int64]] = []

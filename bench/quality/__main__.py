@@ -8,11 +8,12 @@ import sys
 import time
 from collections.abc import Sequence
 
-from bench.quality import cells, graph, neural, page, plain, semantic, tuning
+from bench.quality import ablations, cells, graph, neural, page, plain, semantic, tuning
 from bench.quality.models import MODELS, Ask
 from bench.quality.sets import SETS, load
+from bench.quality.speed import milliseconds
 
-assert all((graph, neural, plain, semantic))  # importing them registers their rows
+assert all((ablations, graph, neural, plain, semantic))  # importing them registers their rows
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,7 +85,8 @@ def compute(set_name: str, model: str, seed: int) -> int:
         command=f"python -m bench.quality cell {set_name} {model} {seed}",
         ranks=cells.marks(test),
         notes=fitted.notes,
-        commit=commit,
+        commit=fitted.commit or commit,
+        milliseconds=milliseconds(fitted.recommender, prepared) if fitted.recommender else {},
     )
     path = cells.write(cell)
     print(f"{path}: NDCG@10 {test.ndcg(10):.4f}  HR@10 {test.hr(10):.4f}  {seconds:.0f} s", flush=True)  # noqa: T201

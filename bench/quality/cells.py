@@ -32,7 +32,8 @@ _GAIN = {mark: 1 / np.log2(rank + 1) for rank, mark in enumerate(_MARKS, start=1
 class Cell:
     """metrics: `Metrics.as_dict`. seconds: fitting and evaluating, cached parts included. ranks: of the test part.
 
-    commit: of the code that computed it; empty in cells from before it was kept.
+    commit: of the code that fitted it; empty in cells from before it was kept. milliseconds: of one request, where the
+    scorer is one that could be served (`bench.quality.speed`).
     """
 
     dataset: str
@@ -48,6 +49,7 @@ class Cell:
     split: str = "leave-one-out"
     notes: dict[str, Any] = field(default_factory=dict)
     commit: str = ""
+    milliseconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def path(self) -> Path:

@@ -22,9 +22,8 @@ from bench.quality.models import Ask, Fitted, added, row
 from bench.quality.tuning import fit_sasrec, sasrec_recipe, trunk_recipe, tuned
 from model import load_recommender
 from model.catalogue import Rows
-from model.continuous.head import Head
 from model.continuous.hybrid import Hybrid
-from model.continuous.recommender import ContinuousRecommender, Mixture
+from model.continuous.recommender import ContinuousRecommender
 from model.continuous.transitions import Transitions, WithTransitions
 from model.recommender import Floats, Recommender
 from training.evaluate import Scorer, evaluate, recommender_scorer
@@ -32,7 +31,6 @@ from training.recipe import load_recipe
 from training.recipes.continuous import TextHalfPart
 from training.run import Run
 from training.signals import item_signals
-from training.stages.head import fit_head
 from training.stages.transitions import fit_transitions
 from training.systems.continuous import fit_words
 from training.train import train
@@ -246,7 +244,7 @@ def _ours(recommender: Recommender, report: dict[str, Any], *notes: str) -> Fitt
         "recipe": report["bundle"]["recipe_config"],
         "text_encoder": report["bundle"]["recipe_config"]["signals"]["text_encoder"],
     }
-    return _part(recommender, report, configuration, *notes)
+    return part_of(recommender, report, configuration, *notes)
 
 
 @row("deftrec", "ours", seeds=1)
@@ -263,67 +261,16 @@ def deftrec_without_transitions(ask: Ask) -> Fitted:
     return _ours(uncounted(load_recommender(path)), report)
 
 
-def _mixed(recommender: ContinuousRecommender, head: Head, samples: int, weight: float) -> ContinuousRecommender:
-    """Answering by so many samples of a head at that weight, not guided."""
-    return recommender.with_head(head, Mixture(samples, recommender.mixture.times, weight))
-
-
-def _variant(*overrides: str, weight: float = 0.0) -> Callable[[Ask], Fitted]:
-    """ContRec's behaviour half trained with one thing left out, answering by its trunk or by the mixture at a weight;
-    the notes say what became of the tokens (`model.continuous.tokenizer.health`)."""
-
-    def fit(ask: Ask) -> Fitted:
-        head = [] if weight else ["head.epochs=0"]
-        path, report = contrec_bundle(ask, "contrec", ["text_half.epochs=0", *head, *overrides])
-        mine, _ = halves(load_recommender(path))
-        asked = _mixed(mine, mine.head, mine.mixture.samples, weight)
-        return _part(asked, report, {"without": list(overrides), "lambda": weight}, "tokenizer")
-
-    return fit
-
-
-def _part(recommender: Recommender, report: dict[str, Any], configuration: dict[str, Any], *notes: str) -> Fitted:
+def part_of(recommender: Recommender, report: dict[str, Any], configuration: dict[str, Any], *notes: str) -> Fitted:
     """A part of a bundle, asked alone. notes: what of the report the cell repeats."""
     return Fitted.of(
         recommender,
         parameters(recommender),
         configuration,
-        seconds=_seconds(report),
+        seconds=seconds_of(report),
         notes={key: report[key] for key in notes if key in report},
         commit=report["commit"],
     )
-
-
-def _other_head(recipe: str, *overrides: str) -> Callable[[Ask], Fitted]:
-    """A recipe's own trunk with a head that is trained otherwise, answering by the mixture at half weight."""
-
-    def fit(ask: Ask) -> Fitted:
-        path, report = contrec_bundle(ask, recipe)
-        mine, _ = halves(load_recommender(path))
-        started = time.perf_counter()
-        chosen = trunk_recipe([*ask.set.overrides, *tuned(ask.set_name, "contrec"), *overrides], recipe)
-        fitted = fit_head(ask.prepared, mine, chosen.head, chosen.trunk, seed=ask.seed, progress=told)
-        asked = _mixed(mine, fitted.head, mine.mixture.samples, 0.5)
-        before = _seconds(report, "signals", "tokenizer", "trunk")
-        notes = {"epochs": fitted.epochs, "lead": fitted.lead}
-        seconds = before + time.perf_counter() - started
-        return Fitted.of(asked, parameters(asked), {"head": list(overrides)}, seconds=seconds, notes=notes)
-
-    return fit
-
-
-row("contrec-without-dispersive", "ablations")(_other_head("contrec", "head.dispersive=0.0"))
-row("deftrec-mixture-half", "ablations")(_other_head("deftrec"))
-row("deftrec-margin", "ablations")(_other_head("deftrec", "head.negatives=margin"))
-row("deftrec-preferdiff", "ablations")(_other_head("deftrec", "head.negatives=preferdiff"))
-row("contrec-without-sigma-mixture-half", "ablations")(_variant("tokenizer.sigma=0.0", weight=0.5))
-row("contrec-without-sigma", "guards")(_variant("tokenizer.sigma=0.0"))
-row("contrec-without-feature-mask", "guards")(_variant("tokenizer.feature_mask=0.0"))
-row("contrec-without-block-mask", "guards")(_variant("tokenizer.block_mask=0.0"))
-row("contrec-without-decorrelation", "guards")(_variant("tokenizer.decorrelation=0.0"))
-row("contrec-without-norm", "guards")(_variant("tokenizer.normalise=false"))
-row("contrec-one-way", "guards")(_variant("tokenizer.ways=1", "tokenizer.token_dim=128"))
-row("contrec-all-seen", "guards")(_variant("trunk.exclude_seen=false"))
 
 
 @row("contrec-without-text", "parts of contrec", seeds=1)
@@ -331,23 +278,7 @@ def contrec_without_text(ask: Ask) -> Fitted:
     """The behaviour half with whatever mixture validation chose."""
     path, report = contrec_bundle(ask)
     mine, _ = halves(load_recommender(path))
-    return _part(mine, report, {"lambda": mine.mixture.weight})
-
-
-def _with_mixture(samples: int, weight: float) -> Callable[[Ask], Fitted]:
-    def fit(ask: Ask) -> Fitted:
-        path, report = contrec_bundle(ask)
-        mine, _ = halves(load_recommender(path))
-        asked = _mixed(mine, mine.head, samples, weight)
-        return _part(asked, report, {"lambda": weight, "samples": samples})
-
-    return fit
-
-
-row("contrec-trunk-only", "parts of contrec")(_with_mixture(1, 0.0))
-row("contrec-one-sample", "parts of contrec")(_with_mixture(1, 1.0))
-row("contrec-mixture-half", "parts of contrec")(_with_mixture(8, 0.5))
-row("contrec-mixture-alone", "parts of contrec")(_with_mixture(8, 1.0))
+    return part_of(mine, report, {"lambda": mine.mixture.weight})
 
 
 def remembered(scorer: Scorer) -> Scorer:
@@ -374,7 +305,7 @@ def _words(ask: Ask, *overrides: str) -> tuple[ContinuousRecommender, float]:
     path, report = contrec_bundle(ask)
     _, words = halves(load_recommender(path))
     if words is not None and not overrides:
-        return words, _seconds(report, "signals", "text_half")
+        return words, seconds_of(report, "signals", "text_half")
     recipe = trunk_recipe([*ask.set.overrides, *tuned(ask.set_name, "contrec"), *overrides])
 
     def fit(checkpoint: Path) -> ContinuousRecommender:
@@ -390,6 +321,6 @@ def _encoder(ask: Ask) -> str:
     return str(json.loads((path / "text" / "encoder.json").read_text(encoding="utf-8"))["encoder"])
 
 
-def _seconds(report: dict[str, Any], *stages: str) -> float:
+def seconds_of(report: dict[str, Any], *stages: str) -> float:
     """Of the stages named, or of all."""
     return float(sum(value for stage, value in report["seconds"].items() if stage in stages or not stages))

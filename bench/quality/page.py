@@ -1,27 +1,52 @@
-"""docs/quality/table.md from the cells: one table a set, with intervals against the two references, and a plot.
+"""docs/quality/table.md from the cells: tables a set, with intervals against their references, and a plot.
 
-Knows no model: whatever cells lie in results/ appear, in the order of the registry.
+Knows no model: whatever cells lie in results/ appear, under the heading and in the order that the registry gives them.
+What `bench.quality.short` and `samplers` kept beside the cells follows.
 """
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from xml.sax.saxutils import escape
 
 import numpy as np
 
-from bench.quality.cells import Cell, compare
+from bench.quality.cells import RESULTS, Cell, compare
 from bench.quality.models import MODELS
 from bench.quality.sets import SETS
 
 FOLDER = Path("docs/quality")
-REFERENCES = ("sasrec-ce", "id-text-ensemble", "id-text-transition-ensemble")
-_HEAD = ("model", "seeds", "HR@10", "NDCG@10", "unmasked HR@10", "unmasked NDCG@10", "parameters", "seconds", "commit")
+REFERENCES = ("sasrec-ce", "id-text-transition-ensemble", "id-text-transition-ensemble-unseen")
+PARTS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "parts of contrec": (
+            "What each part is worth",
+            "ContRec with parts left out, or its mixture asked otherwise; the last column is against the trunk alone.",
+        ),
+        "ablations": (
+            "What denoising is worth",
+            "The trunk is the same and frozen, its head trained otherwise; every row is a mixture at half weight, but "
+            "for plain diffusion, which is one sample.",
+        ),
+        "guards": (
+            "What each guard is worth",
+            "The trunk alone, trained anew over a tokenizer, or by a softmax, that lacks one thing.",
+        ),
+    }
+)
+"""Groups of rows that stand apart, against the trunk alone: their heading, and what they have in common."""
+ALONE = "contrec-trunk-only"
+_HEAD = (
+    *("model", "seeds", "HR@10", "NDCG@10", "unmasked HR@10", "unmasked NDCG@10", "parameters", "seconds"),
+    *("ms: history, list", "commit"),
+)
 
 
-def write_page(cells: Sequence[Cell], folder: Path = FOLDER) -> None:
+def write_page(cells: Sequence[Cell], folder: Path = FOLDER, cells_folder: Path = RESULTS) -> None:
     """Writes table.md and one SVG for each set that has cells."""
     folder.mkdir(parents=True, exist_ok=True)
     by_set: dict[str, dict[str, list[Cell]]] = defaultdict(lambda: defaultdict(list))
@@ -32,7 +57,9 @@ def write_page(cells: Sequence[Cell], folder: Path = FOLDER) -> None:
         if name not in by_set:
             continue
         models = {model: by_set[name][model] for model in [*MODELS, *sorted(by_set[name])] if model in by_set[name]}
-        parts.append(f"## {SETS[name].title}\n\n![NDCG@10 of every model]({name}.svg)\n\n{table(models)}\n")
+        parts.append(f"## {SETS[name].title}\n\n![NDCG@10 of every model]({name}.svg)\n")
+        parts.extend(tables(models))
+        parts.extend(beside(cells_folder / name))
         (folder / f"{name}.svg").write_text(plot(models, SETS[name].title), encoding="utf-8")
     (folder / "table.md").write_text("\n".join(parts), encoding="utf-8")
 
@@ -43,14 +70,40 @@ one JSON file a model, set and seed. Full catalogue, item level, leave-one-out, 
 beside it), ties against the scorer; every choice was made on validation. Means over the seeds that are there; ± is
 their standard deviation. The differences are of test NDCG@10, in percent of the reference, with a 95 % bootstrap
 interval over users. Seconds are of one thread by the clock, on a shared machine that paused some runs for other
-measurements: an upper bound. The commit is that of the code that computed a row; where it is missing, the row is older
-than the record of it.
+measurements: an upper bound. Milliseconds are of one user, without HTTP and store: reading a history, which a cache
+spares who comes back, and making a list from what was read (`bench/quality/speed.py`). The commit is that of the code
+that fitted a row; where it is missing, the row is older than the record of it.
 """
 
 
-def table(models: dict[str, list[Cell]]) -> str:
-    """A Markdown table, one line a model."""
-    known = [name for name in REFERENCES if name in models]
+def tables(models: dict[str, list[Cell]]) -> list[str]:
+    """The table of all that stand for themselves, then one for each group of `PARTS`."""
+    group = {model: MODELS[model].group if model in MODELS else "" for model in models}
+    parts = [table({m: cells for m, cells in models.items() if group[m] not in PARTS}, models, REFERENCES)]
+    for name, (title, common) in PARTS.items():
+        rows = {m: cells for m, cells in models.items() if group[m] == name}
+        if rows:
+            first = {ALONE: models[ALONE]} if ALONE in models else {}
+            parts.append(f"### {title}\n\n{common}\n\n{table(first | rows, models, (ALONE,))}")
+            parts.extend(_surely(rows, models, name))
+    return [part + "\n" for part in parts]
+
+
+def _surely(rows: dict[str, list[Cell]], models: dict[str, list[Cell]], group: str) -> list[str]:
+    """The sentence that a reader looks for, where cells can say it."""
+    if group == "guards" or ALONE not in models:
+        return []
+    mixed = [model for model in rows if "mixture" in model or "sample" in model or "diffusion" in model]
+    if not mixed:
+        return []
+    ahead = [model for model in mixed if compare(rows[model], models[ALONE])[1] > 0]
+    found = ", ".join(ahead) if ahead else "none"
+    return [f"Of those that denoise, surely above the trunk alone (an interval over users, not over seeds): {found}."]
+
+
+def table(models: dict[str, list[Cell]], everything: dict[str, list[Cell]], references: Sequence[str]) -> str:
+    """A Markdown table, one line a model; differences are against those references that are in `everything`."""
+    known = [name for name in references if name in everything]
     head = [*_HEAD, *(f"against {name}" for name in known)]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for model, cells in models.items():
@@ -65,16 +118,54 @@ def table(models: dict[str, list[Cell]]) -> str:
             f"{np.mean([cell.metrics['unmasked']['ndcg@10'] for cell in cells]):.4f}",
             f"{cells[0].parameters:,}",
             f"{np.mean([cell.seconds for cell in cells]):,.0f}",
+            _milliseconds(cells),
             ", ".join(sorted({cell.commit for cell in cells if cell.commit})),
         ]
         for name in known:
-            line.append("" if name == model else _against(cells, models[name]))
+            line.append("" if name == model else _against(cells, everything[name]))
         lines.append("| " + " | ".join(line) + " |")
     return "\n".join(lines)
 
 
 def _mean(cells: Sequence[Cell], metric: str) -> float:
     return float(np.mean([cell.metrics[metric] for cell in cells]))
+
+
+def _milliseconds(cells: Sequence[Cell]) -> str:
+    known = [cell.milliseconds for cell in cells if cell.milliseconds]
+    return ", ".join(f"{np.mean([one[part] for one in known]):.1f}" for part in ("history", "list")) if known else ""
+
+
+def beside(folder: Path) -> list[str]:
+    """What else was measured on a set: histories cut short, and samplers at any cost."""
+    parts = []
+    if (folder / "short.json").exists():
+        found = json.loads((folder / "short.json").read_text(encoding="utf-8"))
+        names = list(found["rows"][0]["ndcg@10"])
+        lines = [f"| last events told | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+        for row in found["rows"]:
+            lines.append(f"| {row['events']} | " + " | ".join(f"{row['ndcg@10'][name]:.4f}" for name in names) + " |")
+        parts.append(
+            f"### Who is hardly known\n\nTest NDCG@10 where only the last few events of everybody are told "
+            f"(`{found['command']}`, commit {found['commit']}):\n\n" + "\n".join(lines) + "\n"
+        )
+    if (folder / "samplers.json").exists():
+        found = json.loads((folder / "samplers.json").read_text(encoding="utf-8"))
+        tried = sorted(found["tried"], key=lambda one: -one["ndcg@10"])
+        lines = ["| lambda | samples | times | guidance | validation NDCG@10 |", "|---|---|---|---|---|"]
+        for one in tried:
+            times = ", ".join(f"{time:g}" for time in one.get("times", []))
+            what = (f"{one['lambda']:g}", str(one.get("samples", "")), times, f"{one.get('guidance', '')}")
+            lines.append("| " + " | ".join([*what, f"{one['ndcg@10']:.4f}"]) + " |")
+        served, best = found["served"], found["best"]
+        ratio = served["test ndcg@10"] / best["test ndcg@10"]
+        parts.append(
+            f"### Samplers at any cost\n\nOf {len(tried)} ways to ask the head (`{found['command']}`, commit "
+            f"{found['commit']}), test NDCG@10 of what is served is {served['test ndcg@10']:.4f} at "
+            f"{served['milliseconds']['list']:.1f} ms a list, of the best on validation {best['test ndcg@10']:.4f} at "
+            f"{best['milliseconds']['list']:.1f} ms: {100 * ratio:.1f} % of it.\n\n" + "\n".join(lines) + "\n"
+        )
+    return parts
 
 
 def _against(cells: Sequence[Cell], reference: Sequence[Cell]) -> str:

@@ -95,6 +95,25 @@ def test_the_page_shows_every_cell_and_its_lead(tmp_path: Path) -> None:
     assert "contrec" in (tmp_path / "beauty.svg").read_text()
 
 
+def test_parts_and_ablations_stand_apart_against_the_trunk_alone(tmp_path: Path) -> None:
+    found = [
+        *(_cell("sasrec-ce", "1..." * 50), _cell("contrec", "11.." * 50), _cell("contrec-trunk-only", "1..." * 50)),
+        *(_cell("contrec-mixture-half", "1.3." * 50), _cell("contrec-one-sample", "1..." * 50)),
+        replace(_cell("contrec-without-norm", "...." * 50), milliseconds={"history": 4.25, "list": 1.5}),
+    ]
+    page.write_page(found, tmp_path, tmp_path)
+    text = (tmp_path / "table.md").read_text()
+    whole, parts, guards = text.split("## Amazon Beauty")[1].split("\n### ")
+    assert "| contrec |" in whole
+    assert "contrec-mixture-half |" not in whole
+    assert "against contrec-trunk-only" in parts
+    assert "surely above the trunk alone (an interval over users, not over seeds): contrec-mixture-half." in parts
+    assert guards.count("| contrec-trunk-only |") == 1, "what the others are compared with stands first"
+    assert "| -100.0 % (-100.0 to -100.0) |" in guards
+    assert "| 4.2, 1.5 |" in guards
+    assert "surely" not in guards
+
+
 def test_a_name_that_is_not_in_the_table_is_refused_before_anything_runs() -> None:
     with pytest.raises(SystemExit, match="'popularitty' is no set and no model"):
         command.run_missing(["beauty"], ["popularitty"], None)
@@ -182,12 +201,40 @@ def test_trained_rows_share_what_they_can(
     assert by_model["sasrec-ce"].configuration["trunk"]["width"] == 32
     assert by_model["contrec"].seconds > 0
     assert by_model["contrec-trunk-only"].seconds == by_model["contrec"].seconds, "training counts once, in every row"
+    assert by_model["contrec"].configuration["recipe"]["trunk"]["width"] == 32
+    assert by_model["contrec"].milliseconds["list"] > 0
+    assert by_model["contrec"].commit == cells.commit()
     assert by_model["plain-diffusion"].configuration["anchor"] is False
     assert by_model["deftrec-preferdiff"].configuration == {"head": ["head.negatives=preferdiff"]}
     (note,) = (tmp_path / "runs" / "toy" / "bundles").glob("deftrec*.json")
     assert not (Path(json.loads(note.read_text(encoding="utf-8"))["path"]) / "text_half").exists(), "DeftRec has none"
     (epoch,) = by_model["contrec-without-dispersive"].notes["epochs"]
     assert epoch["dispersive"] != 0, "it is measured, but has no weight"
+
+
+def test_a_bundle_of_another_recipe_is_not_taken_for_this_one(
+    toy_set: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """And one that is taken names the commit that trained it."""
+    said = iter(("first", "second", "third"))
+    monkeypatch.setattr(cells, "commit", lambda: next(said))
+    ask = models.Ask(sets.load("toy"), sets.SETS["toy"], "toy", 0)
+    short = ("text_half.epochs=0", "head.epochs=0")
+    path, report = neural.contrec_bundle(ask, "contrec", short)
+    assert neural.contrec_bundle(ask, "contrec", short) == (path, report)
+    assert report["commit"] == "first"
+    changed = replace(ask, set=replace(ask.set, overrides=(*QUICK, "trunk.dropout=0.4")))
+    other, its = neural.contrec_bundle(changed, "contrec", short)
+    assert other != path
+    assert its["commit"] == "second"
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_sasrec_is_trained_over_all_items_unless_the_row_says_otherwise(toy_set: None, seen: bool) -> None:
+    recipe = tuning.sasrec_recipe([*QUICK, *(neural.UNSEEN if seen else ())])
+    assert recipe.trunk.exclude_seen is seen
+    assert recipe.trunk.kernel == 1
+    assert tuning.trunk_recipe(QUICK).trunk.exclude_seen
 
 
 def test_the_best_trial_decides_and_trials_are_run_once(
