@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from model.catalogue import Catalogue, Rows
+from model.catalogue import Rows
 from model.recommender import Dials
 from service import logs
 from service.batcher import Batcher, Overloaded
@@ -222,7 +222,7 @@ class Answers:
             return []
         kind, explanation = found
         for item, because in zip(items, explanation.because, strict=True):
-            item.reasons = _reasons(served.recommender.catalogue, kind, because)
+            item.reasons = _reasons(served, kind, because)
         return [CategoryShare(category=name, probability=share) for name, share in explanation.categories]
 
     async def _counted(
@@ -275,8 +275,10 @@ def _picked_nothing() -> Picked:
     return Picked(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32), Source.POPULAR)
 
 
-def _reasons(catalogue: Catalogue, kind: ReasonKind, because: Sequence[tuple[int, float]]) -> list[Reason]:
-    named = [(catalogue[row], weight) for row, weight in because]
+def _reasons(served: Served, kind: ReasonKind, because: Sequence[tuple[int, float]]) -> list[Reason]:
+    """An item of the history that was withdrawn counts for the list still, but is not named."""
+    catalogue = served.recommender.catalogue
+    named = [(catalogue[row], weight) for row, weight in because if row not in served.withdrawn]
     return [Reason(item_id=item.item_id, title=item.title, kind=kind, weight=weight) for item, weight in named]
 
 

@@ -12,7 +12,6 @@ nothing. The bundle before the present one stays in memory, so that going back t
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +26,7 @@ import numpy as np
 from model.bundle import BundleError, Manifest, path_of, read_manifest
 from model.catalogue import Item, Mask, Rows
 from model.recommender import Floats, Recommender
-from service import threads
+from service import heap, threads
 from service.metrics import Metrics
 from service.schemas import BundleState
 from service.stores.contract import StoredItem
@@ -203,6 +202,7 @@ class Bundles:
         served = await self.dress(proved)  # from here to the assignment nothing is awaited
         if self.served is not None:
             self._metrics.bundle_info.remove(self.served.label)
+        let_go = None if self._previous is proved else self._previous
         self._previous, self._proved = self._proved, proved
         self.served, self.state, self.reason, self.refused = served, BundleState.SERVING, None, None
         self._metrics.bundle_info.labels(bundle=served.label).set(1)
@@ -211,7 +211,9 @@ class Bundles:
             self._metrics.bundle_created.set(proved.created)
         kind, items = served.recommender.kind, len(served.recommender.catalogue)
         log.info("serving bundle %s, kind %s, %d items", served.label, kind, items)
-        gc.collect()  # what was served two bundles ago: the networks of a library hold each other
+        if let_go is not None:  # going back and the first bundle let nothing go
+            del let_go
+            heap.sweep()  # a network holds itself by its hooks: nothing else would free it soon
 
     def _prove(self, recommender: Recommender, name: str, version: str) -> Served:
         self._apply_threads(recommender)
@@ -252,4 +254,5 @@ def _read(root: Path, name: str, version: str) -> tuple[Recommender, Manifest]:
     found = read_manifest(path)
     if (found.name, found.version) != (name, version):
         raise BundleError(f"the bundle at {path} is {found.name}/{found.version} by its manifest")
+    heap.settle(found.kind)
     return load_recommender(path), found

@@ -27,8 +27,10 @@ from prometheus_client import (
 
 from service.schemas import Degraded, Source
 
-STEPS: Final = ("encode", "generate", "retrieve", "neighbours", "timeout")
+STEPS: Final = ("encode", "generate", "retrieve", "score", "neighbours", "shape", "explain", "timeout")
 STAGES: Final = ("store", "queue", "encode", "generate", "retrieve", "total")
+READS: Final = ("read_user", "popular", "user_events", "read_items", "read_pointer")
+WRITES: Final = ("append", "write_tokens", "erase", "write_items", "write_pointer")
 
 
 def geometric(first: float, factor: float, count: int) -> tuple[float, ...]:
@@ -171,7 +173,7 @@ class Metrics:
             (self.degraded, Degraded),
             (self.failures, STEPS),
             (self.tokens, ("hit", "old", "miss")),
-            (self.store_failures, ("read_user", "append", "write_tokens", "popular")),
+            (self.store_failures, READS + WRITES),
             (self.events, ("accepted", "repeated")),
             (self.bundle_loads, ("served", "refused")),
         )

@@ -91,7 +91,8 @@ class PageWalk(BaseModel):
 
 
 class TraceAnswer(BaseModel):
-    """walks: none where the model reads nothing or denoises nothing. marks: (x, y) of each item asked for, or null."""
+    """walks: none where the model reads nothing or denoises nothing. marks: (x, y) of each item asked for, or null
+    where it is unknown or withdrawn."""
 
     bundle: str | None
     walks: list[PageWalk]
@@ -124,11 +125,12 @@ class Page:
         return FoundAnswer(items=_described(atlas, rows), total=total)
 
     async def named(self, item_ids: Sequence[str]) -> FoundAnswer:
-        """Items by id, in the order given; unknown ids are left out."""
+        """Items by id, in the order given; those that are unknown or withdrawn are left out."""
         atlas = await self._current()
         if atlas is None:
             return FoundAnswer(items=[], total=0)
         rows = atlas.served.recommender.catalogue.rows(item_ids)
+        rows = rows[~np.isin(rows, atlas.served.withdrawn)]
         return FoundAnswer(items=_described(atlas, rows), total=len(rows))
 
     async def trace(self, request: TraceRequest) -> TraceAnswer:
@@ -209,7 +211,8 @@ def _drawn(atlas: Atlas, walk: Walk) -> PageWalk:
 
 def _marks(atlas: Atlas, item_ids: Sequence[str]) -> list[tuple[float, float] | None]:
     catalogue = atlas.served.recommender.catalogue
-    rows = [catalogue.row(item_id) for item_id in item_ids]
+    found, gone = [catalogue.row(item_id) for item_id in item_ids], set(atlas.served.withdrawn.tolist())
+    rows = [None if row in gone else row for row in found]
     known = np.array([row for row in rows if row is not None], dtype=np.int64)
     points = iter(_rounded(atlas.place_rows(known)) if len(known) else [])
     return [None if row is None else next(points) for row in rows]

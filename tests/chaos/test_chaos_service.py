@@ -8,6 +8,7 @@ import logging
 import random
 import shutil
 import socket
+import statistics
 import time
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from bench.serving.load import Result, closed_loop, open_loop, post, run
 from bench.serving.subject import NAME, make_bundle
 from model.bundle import activate, active
 from service.settings import Settings
-from tests.chaos.harness import ITEMS, NIGHTLY, Living, held, scaled, settled, under_load
+from tests.chaos.harness import ITEMS, NIGHTLY, Living, Pulse, held, scaled, settled, under_load
 
 log = logging.getLogger(__name__)
 
@@ -58,17 +59,36 @@ def test_a_bundle_is_truncated_while_it_is_loaded(on_sqlite: Living, tmp_path: P
     made = make_bundle(tmp_path, items=ITEMS, weight=0.25, seed=1)
     other = active(made, NAME)
     assert other is not None
-    with under_load(server, "truncated", seconds=scaled(4, 20)) as load:
+    with (
+        httpx.Client(base_url=server.url, timeout=10, trust_env=False) as client,
+        under_load(server, "truncated", seconds=scaled(4, 20)) as load,
+    ):
         shutil.copytree(other, root / NAME / other.name)
         activate(root, NAME, other.name)
         time.sleep(0.3)
         for name in ("items.safetensors", "catalogue.jsonl"):
             file = root / NAME / other.name / name
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+        deadline = time.monotonic() + 20
+        while (told := client.get("/bundle").json())["bundle"] == f"{NAME}/{before.name}" and told["reason"] is None:
+            assert time.monotonic() < deadline, "neither served nor refused"
+            time.sleep(0.05)
+        answer = client.post("/recommend", json={"user_id": "u1"}).json()
     held(load)
     served = {answer["bundle"].split("/")[1] for answer in load.said()}
-    assert before.name in served
-    assert served <= {before.name, other.name}  # where it was read whole before the cut, it is served whole
+    log.info("the bundle that was cut: %s", told)
+    # Where it was read before the cut it is served, from memory and as whole as any.
+    if told["bundle"] == f"{NAME}/{other.name}":
+        assert (told["state"], told["reason"], told["items"]) == ("serving", None, ITEMS)
+        assert served <= {before.name, other.name}
+    else:
+        assert (told["bundle"], told["state"]) == (f"{NAME}/{before.name}", "serving")
+        assert other.name in told["reason"]
+        assert (
+            "items.safetensors" in told["reason"] or "catalogue.jsonl" in told["reason"] or "log says" in told["reason"]
+        )
+        assert served == {before.name}
+    assert (answer["bundle"], answer["source"], len(answer["items"])) == (told["bundle"], "model", 10)
     activate(root, NAME, before.name)
     with httpx.Client(base_url=server.url, trust_env=False) as client:
         deadline = time.monotonic() + 10
@@ -163,7 +183,9 @@ def test_a_refusal_under_a_flood_says_when_to_come_again(on_sqlite: Living) -> N
     assert all(answer.headers["Retry-After"] == "1" for answer in answers if answer.status_code == 429)
 
 
-def test_swaps_under_load_fail_no_request_and_keep_no_memory(on_sqlite: Living, tmp_path: Path) -> None:
+def test_swaps_under_load_fail_no_request_hold_nobody_up_and_keep_no_memory(on_sqlite: Living, tmp_path: Path) -> None:
+    """Around each swap the worst latency of /livez stays near that of the same load before the first: a full collection
+    over everything that was imported took 230 ms of CPU each time, and 350 to 800 ms of a machine that others use."""
     server, folder = on_sqlite.server, on_sqlite.folder
     root = folder / "bundles"
     names = [path.name for path in [active(root, NAME)] if path is not None]
@@ -173,22 +195,31 @@ def test_swaps_under_load_fail_no_request_and_keep_no_memory(on_sqlite: Living, 
         shutil.copytree(path, root / NAME / path.name)
         names.append(path.name)
     swaps = 50 if NIGHTLY else 6
-    sizes = []
+    sizes, worst = [], []
     with (
-        under_load(server, "swaps", seconds=swaps * 1.2) as load,
+        under_load(server, "swaps", seconds=swaps * 1.2 + 2) as load,
+        Pulse(server) as pulse,
         httpx.Client(base_url=server.url, timeout=10, trust_env=False) as client,
     ):
+        time.sleep(2)
+        quiet = pulse.since(0)
         for turn in range(swaps):
             name = names[(turn + 1) % len(names)]
+            begun = time.monotonic()
             activate(root, NAME, name)
             deadline = time.monotonic() + 20
             while client.get("/bundle").json()["bundle"] != f"{NAME}/{name}":
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
             sizes.append(server.memory_mib())
+            time.sleep(0.1)  # an answer that was held up is told by now
+            worst.append(pulse.since(begun)[-1])
     held(load)
     assert {answer.status for answer in load.events} == {200}
     assert len({answer["bundle"] for answer in load.said()}) >= 2
     warm, third = sizes[2:], max(2, swaps // 3)  # from the second swap on a previous bundle is kept beside
     log.info("%d swaps: %.0f MiB after the third, %.0f MiB after the last", swaps, warm[0], warm[-1])
     assert max(warm[-third:]) < 1.05 * max(warm[:third]), sizes
+    before = quiet[len(quiet) * 99 // 100]
+    log.info("/livez: p99 before %.0f ms; worst around each swap, in ms: %s", before, [round(one) for one in worst])
+    assert statistics.median(worst) < 100 + 2 * before, worst

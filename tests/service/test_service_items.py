@@ -8,10 +8,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import redis
 
+from bench.serving.subject import make_recommender
 from model.catalogue import Item
+from model.recommender import Popular
 from service.errors import ErrorCode
 from service.stores.contract import Event, StoredItem, StoreUnavailable
 from tests.redis_server import RedisServer
@@ -19,7 +22,7 @@ from tests.service.test_service_access import ALL, KEYS
 from tests.service.test_service_process import process
 from tests.service.test_service_recommend import publish
 from tests.service.test_service_refusals import JSON, check
-from tests.service.toy import ITEMS, Circle, Running, running
+from tests.service.toy import ITEMS, Circle, Running, circle_catalogue, running
 
 NEW = {"title": "A new thing", "categories": ["odd", "fresh"], "text": "4.25"}  # where the circle looks after i3
 
@@ -158,15 +161,38 @@ async def test_writes_and_swaps_at_the_same_time_lose_nothing() -> None:
     assert found == {f"i{n}" for n in range(20, ITEMS)} | {f"new-{n}" for n in range(20)}
 
 
+async def explained(run: Running) -> list[str]:
+    """Every item that an answer with reasons names."""
+    answer = await run.recommend(history=["i6", "i5"], k=200, exclude_seen=False, explain=True)
+    return [named["item_id"] for item in answer["items"] for named in (item, *item["reasons"])]
+
+
+async def marked(run: Running) -> list[str]:
+    """The items whose place on the map is told."""
+    asked = ["i5", "i6"]
+    answer = await run.client.post("/page/trace", json={"mark": asked})
+    return [item_id for item_id, place in zip(asked, answer.json()["marks"], strict=True) if place is not None]
+
+
+async def mapped(run: Running) -> list[str]:
+    found: list[str] = (await run.client.get("/page/map")).json()["item_ids"]
+    return found
+
+
 ROUTES: dict[str, Callable[[Running], Any]] = {
     "recommend": lambda run: run.ids(history=["i4"], k=200),
     "recommend a stranger": lambda run: run.ids(k=200),
     "recommend by id": lambda run: run.ids(history=["i4"], k=200, allow={"items": ["i5", "i6"]}),
     "recommend seen": lambda run: run.ids(history=["i5"], k=200, exclude_seen=False),
     "recommend diverse": lambda run: run.ids(history=["i4"], k=30, diversity=0.9),
+    "recommend with reasons": explained,
     "popular": lambda run: listed(run, "/popular?k=200"),
     "popular by id": lambda run: listed(run, "/popular?allow_item=i5&allow_item=i6"),
     "similar": lambda run: listed(run, "/items/i4/similar?k=200"),
+    "page by id": lambda run: listed(run, "/page/catalogue?item=i5&item=i6"),
+    "page search": lambda run: listed(run, "/page/catalogue?limit=50"),
+    "page map": mapped,
+    "page marks": marked,
 }
 
 
@@ -233,6 +259,21 @@ async def test_popular_and_similar_obey_their_filters() -> None:
         circle.recommender.broken = {"neighbours"}  # type: ignore[attr-defined]
         answer = (await run.client.get("/items/i10/similar?k=2")).json()
         assert ([item["item_id"] for item in answer["items"]], answer["source"]) == (["i0", "i1"], "popular")
+
+
+async def test_what_nothing_can_be_like_is_answered_with_what_is_popular() -> None:
+    """A bundle from before `space/` was saved puts new items at the origin, where every cosine is 0."""
+    async with running(make_recommender(60, weight=0.0)) as run:
+        await put(run, "new", title="A new thing", text="that nobody can place")
+        answer = (await run.client.get("/items/new/similar?k=3")).json()
+        assert answer["source"] == "popular"
+        assert [item["item_id"] for item in answer["items"]] == await listed(run, "/popular?k=3")
+        assert (await run.client.get("/items/i3/similar?k=3")).json()["source"] == "neighbours"
+    async with running(Popular(circle_catalogue(), np.arange(ITEMS, dtype=np.int64))) as run:
+        await put(run, "new", title="A new thing", categories=[])
+        assert (await run.client.get("/items/new/similar")).json()["source"] == "popular"
+        await put(run, "new", title="A new thing", categories=["odd"])
+        assert (await run.client.get("/items/new/similar")).json()["source"] == "neighbours"
 
 
 REFUSED = [

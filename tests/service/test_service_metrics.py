@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 import urllib.request
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 
-from service.metrics import SECONDS, STAGES, STEPS, Metrics
-from service.schemas import Degraded, Source
+from model.catalogue import Rows
+from model.recommender import Floats
+from service.metrics import READS, SECONDS, STAGES, STEPS, WRITES, Metrics
+from service.schemas import Degraded, EventType, Source
 from tests.redis_server import free_port
 from tests.service.toy import Circle, running
 
@@ -160,7 +164,8 @@ async def test_a_client_that_leaves_is_dropped_and_counted() -> None:
     assert circle.encoded == [1]  # three ids were never read
 
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
 
 
 def families() -> dict[str, tuple[str, str, str]]:
@@ -182,11 +187,61 @@ def test_the_page_lists_every_metric_as_it_is_and_nothing_else() -> None:
 
 def test_the_page_names_every_label_value_of_a_closed_set() -> None:
     results = ("hit", "old", "miss", "accepted", "repeated", "served", "refused")
-    for value in (*STAGES, *STEPS, *Source, *Degraded, *results):
+    for value in (*STAGES, *STEPS, *READS, *WRITES, *Source, *Degraded, *get_args(EventType), *results):
         assert f"`{value}`" in PAGE, f"docs/metrics.md lacks {value}"
     labels = {label for _, names, _ in families().values() for label in re.findall(r"`(\w+)`", names)}
     explained = set(re.findall(r"^\| `([a-z]+)` \| [^|]+ \|$", PAGE, flags=re.MULTILINE))
-    assert labels - {"operation", "type"} <= explained
+    assert labels <= explained
+
+
+def test_the_operations_are_those_that_the_store_is_asked() -> None:
+    """In the source, since not every one of them can be made to fail in a test without naming it there too."""
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "service").rglob("*.py"))
+    for method, names in (("read", READS), ("write", WRITES)):
+        assert set(re.findall(rf'self\._guard\.{method}\(\s*"(\w+)"', source)) == set(names)
+
+
+async def test_no_failure_makes_a_new_series() -> None:
+    """Every step of the model fails, and the store with all that it is asked: all of it was there at zero."""
+
+    class Breakable(Circle):
+        def score(self, taste: Any) -> Floats:
+            self._maybe_break("score")
+            return super().score(taste)
+
+        def unit_vectors(self, rows: Rows) -> Floats:
+            self._maybe_break("unit vectors")
+            return super().unit_vectors(rows)
+
+    failures = ("contrec_model_failures_total", "contrec_store_failures_total")
+    circle = Breakable()
+    async with running(circle, model_timeout_ms=1000) as run:
+        before = {one for one in series(run.service.metrics) if one[0] in failures}
+        for broken in ({"encode"}, {"generate"}, {"retrieve"}, {"retrieve", "score"}, {"neighbours", "generate"}):
+            circle.broken = broken
+            await run.recommend(history=["i1"])
+        circle.broken = {"unit vectors"}
+        await run.recommend(history=["i1"], diversity=0.5)
+        circle.broken = {"encode", "unit vectors"}
+        await run.recommend(history=["i1"], explain=True)
+        circle.broken = set()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(circle, "encode", lambda histories: time.sleep(1.2))
+            await run.recommend(history=["i1"])
+        await run.tell("ann", "i1")
+        await run.service.store.close()
+        await run.recommend(user_id="ann")
+        await run.client.post("/events", json={"event_id": "e", "user_id": "ann", "item_id": "i3"})
+        await run.client.put("/items/new", json={"title": "New", "text": "7.5"})
+        await run.service.following.first()
+        moved = {
+            sample.labels["step"]
+            for metric in run.service.metrics.registry.collect()
+            for sample in metric.samples
+            if sample.name == failures[0] and sample.value
+        }
+        assert moved == set(STEPS)
+        assert {one for one in series(run.service.metrics) if one[0] in failures} == before
 
 
 async def test_every_metric_moves_when_what_it_counts_happens() -> None:

@@ -5,46 +5,62 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from model import load_recommender
-from model.recommender import Popular, Recommender
-from model.semantic.decoding import Decoding
+from model.catalogue import Catalogue, Item
+from model.continuous.hybrid import Hybrid
+from model.continuous.transitions import WithTransitions
+from model.recommender import Recommender
 from service.stores.contract import Event, StoredItem
-from tests.contracts.recommender_contract import toy_catalogue
-from tests.model import fitted as toy
-from tests.model import fitted_semantic as toy_semantic
-from tests.service.toy import Circle, Running, circle_catalogue, running
+from tests.model import cut
+from tests.service.toy import Circle, Running, running
 
-POPULAR = Popular(circle_catalogue(), np.arange(40, dtype=np.int64) % 7)
-KINDS: dict[str, Callable[[], Recommender | None]] = {
-    "circle": Circle,
-    "popular": lambda: POPULAR,
-    "continuous": lambda: toy.fitted().recommender(0.5),
-    "semantic": lambda: toy_semantic.fitted().recommender(Decoding(candidates=10, weight=1.0)),
-    "no bundle": lambda: None,
+
+def circle(catalogue: Catalogue) -> Recommender:
+    made = Circle(len(catalogue))
+    made.catalogue = catalogue
+    return made
+
+
+KINDS: dict[str, Sequence[Callable[[Catalogue], Recommender | None]]] = {
+    "circle": [circle],
+    "popular": [cut.popular],
+    "continuous": [cut.continuous, cut.hybrid],
+    "continuous with transitions": [cut.with_transitions],  # what is served by default
+    "semantic": [cut.semantic],
+    "no bundle": [lambda catalogue: None],
 }
-CATALOGUES = {"circle": circle_catalogue(), "popular": circle_catalogue(), "continuous": toy_catalogue()}
-CATALOGUES["semantic"] = CATALOGUES["continuous"]
 CATEGORIES = ["even", "odd", "tens-1", "harbour", "orchard", "fresh"]
 TYPES = ["view", "like", "dislike", "low rating"]
 STEPS = ["encode", "generate", "retrieve", "neighbours"]
 
 
 @st.composite
+def catalogues(draw: st.DrawFn) -> Catalogue:
+    """One item, a few, or as many as a list may ask for and more than it gets."""
+    items = draw(st.sampled_from([1, 2, 3, 5, 30, 30]))
+    categories = st.lists(st.sampled_from(CATEGORIES), max_size=2, unique=True).map(tuple)
+    given = draw(st.lists(categories, min_size=items, max_size=items))
+    return Catalogue(Item(f"i{n}", f"Part {n}", named, f"{n}.5") for n, named in enumerate(given))
+
+
+@st.composite
 def worlds(draw: st.DrawFn, kind: str) -> dict[str, Any]:
-    """Events, items said of and withdrawn, and one request; ids are of the catalogue, new, or nobody's."""
-    known = [item.item_id for item in CATALOGUES.get(kind, circle_catalogue())]
+    """A catalogue, events, items said of and withdrawn, and one request; ids are of it, new, or nobody's."""
+    catalogue = draw(catalogues())
+    known = [item.item_id for item in catalogue]
     ids = st.sampled_from([*known, "new-1", "new-2", "new-3", "nobody's"])
     categories = st.lists(st.sampled_from(CATEGORIES), max_size=2)
     selection = st.none() | st.fixed_dictionaries({"items": st.lists(ids, max_size=25), "categories": categories})
     return {
+        "catalogue": catalogue,
+        "make": draw(st.sampled_from(KINDS[kind])),
         "events": draw(st.lists(st.tuples(ids, st.sampled_from(TYPES)), max_size=40)),
         "put": draw(st.dictionaries(ids.filter(lambda i: i != "nobody's"), categories, max_size=5)),
         "withdrawn": draw(st.sets(ids, max_size=6)),
@@ -78,7 +94,7 @@ class Truth:
             counted = {item_id for item_id, told in world["events"] if told not in negative}
             self.known: dict[str, set[str] | None] = dict.fromkeys(counted)
         else:
-            self.known = {item.item_id: set(item.categories) for item in CATALOGUES[kind]}
+            self.known = {item.item_id: set(item.categories) for item in world["catalogue"]}
         # What is withdrawn was put before: withdrawing comes last.
         self.known |= {item_id: set(categories) for item_id, categories in world["put"].items()}
         self.known = {i: c for i, c in self.known.items() if i not in world["withdrawn"]}
@@ -122,11 +138,14 @@ async def build(run: Running, world: dict[str, Any]) -> None:
 
 async def ask(kind: str, world: dict[str, Any]) -> None:
     truth = Truth(kind, world)
-    async with running(KINDS[kind]()) as run:
+    async with running(world["make"](world["catalogue"])) as run:
         await build(run, world)
         fields = ("history", "allow", "deny", "exclude_seen", "k", "diversity", "explore", "explain")
         answer = await run.recommend(user_id="ann", **{field: world[field] for field in fields})
         check(answer["items"], truth.recommendable(), world["k"])
+        assert (
+            not {named["item_id"] for item in answer["items"] for named in item.get("reasons", ())} & world["withdrawn"]
+        )
         if not (world["diversity"] or truth.disliked):
             scores = [item["score"] for item in answer["items"]]
             assert scores == sorted(scores, reverse=True)
@@ -161,6 +180,13 @@ def test_never_what_must_not_and_k_while_k_exist(kind: str, data: st.DataObject)
 
 
 def test_the_kinds_are_all_there() -> None:
-    """A recommender that load_recommender knows is asked here too."""
-    kinds = {recommender.kind for make in KINDS.values() if (recommender := make()) is not None}
-    assert kinds >= set(re.findall(r'manifest\.kind == "(\w+)"', inspect.getsource(load_recommender)))
+    """A recommender that load_recommender knows, or that it may give, is asked here too."""
+    made = [found for makes in KINDS.values() for make in makes if (found := make(Catalogue([Item("i0")]))) is not None]
+    assert {one.kind for one in made} >= set(
+        re.findall(r'manifest\.kind == "(\w+)"', inspect.getsource(load_recommender))
+    )
+    loaded = {one for one in Recommender.__subclasses__() if one.__module__.startswith("model.")}
+    assert {one.__name__ for one in loaded} >= {"Hybrid", "WithTransitions"}
+    assert loaded <= {type(one) for one in made}
+    (default,) = (one for one in made if isinstance(one, WithTransitions))
+    assert isinstance(default.base, Hybrid)

@@ -80,9 +80,9 @@ def test_it_answers_and_drains_with_exit_code_0(tmp_path: Path, number: signal.S
 
 
 def test_open_requests_are_answered_before_it_ends(tmp_path: Path) -> None:
-    """The request is on its way, half its body sent, when the signal comes."""
+    """Half its body is sent when the signal comes, and the rest once nobody is let in any more."""
     publish(tmp_path / "bundles")
-    with process(tmp_path) as (server, client):
+    with process(tmp_path, drain_wait_s=0.3) as (server, client):
         port = client.base_url.port
         body = b'{"k": 3}'
         lines = [
@@ -96,7 +96,10 @@ def test_open_requests_are_answered_before_it_ends(tmp_path: Path) -> None:
             connection.sendall(head.encode() + body[:4])
             time.sleep(0.2)
             server.send_signal(signal.SIGTERM)
-            time.sleep(0.3)
+            time.sleep(1.5)
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port), timeout=10)
+            assert server.poll() is None
             connection.sendall(body[4:])
             answer = connection.recv(65536)
         output, _ = server.communicate(timeout=20)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,12 +16,15 @@ import httpx
 import numpy as np
 import pytest
 
-from model.bundle import activate, rollback, write_bundle
+from bench.serving.subject import NAME, make_bundle
+from model.bundle import activate, active, rollback, write_bundle
 from model.popular import save_popular
 from model.recommender import Popular
 from service import bundles, core
 from service.keys import Scope, key_line, new_key
 from tests.service.toy import ITEMS, Running, circle_catalogue, running
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def publish(root: Path, first: int) -> str:
@@ -205,3 +211,57 @@ async def test_no_request_sees_two_bundles_or_none_while_they_are_swapped(tmp_pa
         over = True
         await asyncio.gather(*asking)
     assert seen == set(versions)
+
+
+async def test_an_admin_rolls_back_a_model_within_a_second(tmp_path: Path) -> None:
+    """Real bundles, of which nothing is loaded again and for which nothing is collected."""
+    roots = [make_bundle(tmp_path / str(seed), items=500, weight=0.25, seed=seed) for seed in (0, 1)]
+    one, two = (path.name for root in roots if (path := active(root, NAME)) is not None)
+    (roots[1] / NAME / two).rename(roots[0] / NAME / two)
+    key = new_key()
+    keys = key_line("root", [Scope.ADMIN, Scope.RECOMMEND], key)
+    async with serving(roots[0], bundle=NAME, keys=keys) as run:
+        run.client.headers["X-API-Key"] = key
+        answer = await run.client.post("/admin/bundles/activate", json={"version": two})
+        assert answer.json()["bundle"] == f"{NAME}/{two}"
+        collections = gc.get_stats()[2]["collections"]
+        started = time.monotonic()
+        answer = await run.client.post("/admin/bundles/rollback")
+        assert time.monotonic() - started < 1
+        assert answer.json()["bundle"] == f"{NAME}/{one}"
+        assert gc.get_stats()[2]["collections"] == collections
+        assert (await run.recommend(history=["i1"]))["bundle"] == f"{NAME}/{one}"
+
+
+SETTLED = """
+import gc, weakref
+from pathlib import Path
+from service import heap
+from model.bundle import active
+
+heap.settle("popular")
+heap.settle("continuous")
+frozen, seen = gc.get_freeze_count(), len(gc.get_objects())
+from model import load_recommender
+recommender = load_recommender(Path({path!r}))
+backbone = weakref.ref(recommender.base.behaviour.trunk.backbone)
+heap.settle("semantic")
+again = gc.get_freeze_count()
+del recommender
+held = backbone() is not None
+heap.sweep()
+print(frozen, seen, again, held, backbone() is None)
+"""
+
+
+def test_what_is_imported_is_frozen_once_and_no_bundle_with_it(tmp_path: Path) -> None:
+    """In a process of its own: what is frozen stays so."""
+    path = active(make_bundle(tmp_path, items=50, weight=0.25), NAME)
+    told = subprocess.run(
+        [sys.executable, "-c", SETTLED.format(path=str(path))], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    frozen, seen, again, held, freed = told.stdout.split()
+    assert int(frozen) > 100_000
+    assert int(seen) < 1000
+    assert int(again) <= int(frozen)
+    assert (held, freed) == ("True", "True"), "it holds itself, and is found"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
 
 from service.threads import decide
+from tests.service.toy import Circle, running
 
 
 def version_2(folder: Path, text: str) -> Path:
@@ -63,3 +65,21 @@ def test_an_environment_that_works_against_it_is_a_warning(tmp_path: Path) -> No
 
 def test_this_machine_gets_a_number() -> None:
     assert decide().count >= 1
+
+
+async def test_the_service_logs_its_number_and_why(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="service.core"):
+        async with running(threads=3):
+            assert "3 torch threads: CONTREC_THREADS says so" in caplog.messages
+        async with running():
+            assert decide().reason in caplog.messages
+
+
+async def test_the_number_holds_on_the_thread_that_computes() -> None:
+    """FAISS, or rather its OpenMP, keeps one for each thread: where it was set is where it counts."""
+    import faiss
+    import torch
+
+    async with running(Circle(), threads=1) as run:
+        told = await run.service.batcher.on_thread(lambda: (torch.get_num_threads(), faiss.omp_get_max_threads()))
+        assert told == (1, 1)
