@@ -33,7 +33,8 @@ _TOGETHER, _ITEMS = 8, 400_000  # histories a step, and how many items they may 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Probabilities are those of the softmax of the scores over the whole catalogue.
+    """Probabilities are those of the softmax of the scores over what the history does not hold, and what is explained:
+    training says nothing of the items that a history holds, beside others (docs/contrec.md, Trunk).
 
     because: for each row of the list (history row, fall) pairs, most first: how far the logarithm of its probability
     falls without that item of the history. All are positive.
@@ -73,18 +74,19 @@ class Steps:
         recommender, history, rows = self._recommender, self._history, self._rows
         if len(history) == 0 or len(rows) == 0:
             return
-        candidates = _candidates(recommender, history, rows)
+        candidates = candidates_of(recommender, history, rows)
+        met = np.setdiff1d(history, rows)
         histories = [history, *(history[history != row] for row in candidates)]
         together = max(1, min(_TOGETHER, _ITEMS // len(recommender.catalogue)))
         scores, whole = [], None
         for at in range(0, len(histories), together):
             tokens = recommender.encode(histories[at : at + together])
             tastes = recommender.generate(tokens, [Dials()] * len(tokens))
-            scores += [recommender.score_rows(taste, rows) - recommender.log_partition(taste) for taste in tastes]
+            scores += [recommender.score_rows(taste, rows) - recommender.log_partition(taste, met) for taste in tastes]
             whole = tastes[0] if at == 0 else whole
             yield
         falls = scores[0] - np.stack(scores[1:])  # (candidates, n)
-        categories = _categories(recommender, recommender.score(whole))
+        categories = _categories(recommender, recommender.score(whole), met)
         self.explanation = Explanation(tuple(_most(candidates, fall) for fall in falls.T), categories)
 
 
@@ -94,8 +96,8 @@ def _most(candidates: Rows, fall: Floats) -> tuple[tuple[int, float], ...]:
     return tuple((int(candidates[place]), float(fall[place])) for place in order if fall[place] > 0)
 
 
-def _candidates(recommender: Recommender, history: Rows, rows: Rows) -> Rows:
-    """The distinct items worth leaving out, newest first."""
+def candidates_of(recommender: Recommender, history: Rows, rows: Rows) -> Rows:
+    """The distinct items that are left out in turn, newest first: all of them, or the LEFT_OUT likeliest to matter."""
     distinct = np.array(list(dict.fromkeys(history[::-1].tolist())), dtype=np.int64)
     if len(distinct) <= LEFT_OUT:
         return distinct
@@ -105,7 +107,9 @@ def _candidates(recommender: Recommender, history: Rows, rows: Rows) -> Rows:
     return np.concatenate([newest, older[chosen]])
 
 
-def _categories(recommender: Recommender, scores: Floats) -> tuple[tuple[str, float], ...]:
+def _categories(recommender: Recommender, scores: Floats, met: Rows) -> tuple[tuple[str, float], ...]:
+    scores = scores.copy()
+    scores[met] = -np.inf
     shifted = np.exp(scores - scores.max())
     mass = recommender.catalogue.mass((shifted / shifted.sum()).astype(np.float32))
     return tuple(sorted(mass.items(), key=lambda pair: (-pair[1], pair[0]))[:CATEGORIES])

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from model.catalogue import Catalogue, Item, Mask, Rows
+from model.explain import LEFT_OUT, REASONS
 from model.recommender import Dials, Floats, Recommender, UserTokens, best
 
 WORLD = 12
@@ -51,7 +52,10 @@ def rows_of(*rows: int) -> Rows:
     return np.array(rows, dtype=np.int64)
 
 
-def log_softmax(scores: Floats) -> Floats:
+def log_softmax(scores: Floats, without: Rows | None = None) -> Floats:
+    """Over all but some, whose own is -inf."""
+    scores = scores.copy()
+    scores[rows_of() if without is None else without] = -np.inf
     shifted = scores - scores.max()
     return shifted - np.log(np.exp(shifted).sum())
 
@@ -61,6 +65,7 @@ def everything() -> Mask:
 
 
 HISTORIES = [rows_of(), rows_of(3), rows_of(0, 1, 2, 3), rows_of(15, 16, 17), rows_of(*range(ITEMS)), rows_of(5, 5, 5)]
+AGAIN = rows_of(4, 16, 3, 4, 17, 3, 2, 16, 4)  # both worlds, items that come again, the newest among them
 
 
 class RecommenderContract(ABC):
@@ -142,6 +147,16 @@ class RecommenderContract(ABC):
         second = recommender.generate(tokens, [dials] * len(tokens))
         for one, other in zip(first, second, strict=True):
             np.testing.assert_array_equal(recommender.score(one), recommender.score(other))
+
+    def test_the_same_seed_gives_the_same_list_alone_or_in_a_batch(self, recommender: Recommender) -> None:
+        asked = [(history, Dials(explore=0.7, seed=seed)) for seed in (7, 0) for history in [*HISTORIES, HISTORIES[1]]]
+        histories, dials = map(list, zip(*asked, strict=True))
+        together = [
+            self.answer(recommender, one, everything(), 10)[0] for one in self.tastes(recommender, histories, dials)
+        ]
+        for (history, dial), listed in zip(asked, together, strict=True):
+            alone, _ = recommender.recommend(history, 10, seen=rows_of(), dials=dial)
+            assert listed.tolist() == alone.tolist()
 
     def test_user_tokens_survive_the_cache(self, recommender: Recommender) -> None:
         tokens = recommender.encode(HISTORIES)
@@ -294,6 +309,9 @@ class RecommenderContract(ABC):
         for taste in self.tastes(recommender, HISTORIES):
             scores = recommender.score(taste)
             np.testing.assert_allclose(scores - recommender.log_partition(taste), log_softmax(scores), atol=1e-3)
+            expected = log_softmax(scores, rows_of(2, 5))
+            left = scores - recommender.log_partition(taste, rows_of(2, 5))
+            np.testing.assert_allclose(np.delete(left, [2, 5]), np.delete(expected, [2, 5]), atol=1e-3)
 
     def test_unit_vectors_are_unit_vectors(self, recommender: Recommender) -> None:
         vectors = recommender.unit_vectors(rows_of(0, 5, 13))
@@ -321,9 +339,43 @@ class RecommenderContract(ABC):
             for named, fall in reasons:
                 assert named in history
                 (without,) = self.tastes(recommender, [history[history != named]])
-                before, after = (log_softmax(recommender.score(one))[row] for one in (taste, without))
+                met = np.setdiff1d(history, rows)
+                before, after = (log_softmax(recommender.score(one), met)[row] for one in (taste, without))
                 measured = float(before - after)
                 assert measured == pytest.approx(fall, abs=1e-3)
                 assert fall > 0
         for _, probability in explanation.categories:
             assert 0 <= probability <= 1 + 1e-5
+
+    @pytest.mark.parametrize("history", [*HISTORIES, AGAIN], ids=len)
+    def test_nothing_that_is_not_named_matters_more(self, recommender: Recommender, history: Rows) -> None:
+        """Of a history no longer than what is tried. An item that comes again is left out wherever it stands."""
+        distinct = np.unique(history)
+        assert len(distinct) <= LEFT_OUT
+        rows, _ = recommender.recommend(history, 4, seen=rows_of())
+        whole, *without = [
+            log_softmax(recommender.score(self.tastes(recommender, [left])[0]), np.setdiff1d(history, rows))[rows]
+            for left in (history, *(history[history != row] for row in distinct))
+        ]
+        for place, reasons in enumerate(recommender.explain(history, rows).because):
+            falls = {int(row): float(whole[place] - one[place]) for row, one in zip(distinct, without, strict=True)}
+            named = [falls.pop(row) for row, _ in reasons]
+            # Fewer are named only where no other lowers it at all.
+            least = named[-1] if len(named) == REASONS else 0
+            assert max(falls.values(), default=0) <= least + 2e-3, "either side is rounded as in the test above"
+
+    @pytest.mark.parametrize("history", HISTORIES, ids=len)
+    def test_categories_are_the_catalogues_and_as_probable_as_their_items(
+        self, recommender: Recommender, history: Rows
+    ) -> None:
+        rows, _ = recommender.recommend(history, 4, seen=rows_of())
+        explanation = recommender.explain(history, rows)
+        (taste,) = self.tastes(recommender, [history])
+        probabilities = np.exp(log_softmax(recommender.score(taste), np.setdiff1d(history, rows)))
+        names = [name for name, _ in explanation.categories]
+        assert len(set(names)) == len(names)
+        assert set(names) <= set(recommender.catalogue.categories)
+        assert names or not any(explanation.because), "there are reasons but no categories"
+        for name, probability in explanation.categories:
+            of_it = recommender.catalogue.in_categories([name])
+            assert probability == pytest.approx(probabilities[of_it].sum(), abs=1e-3)
