@@ -17,6 +17,7 @@ PORT ?= 8000
 DEMO ?= .demo
 VENV ?= .venv
 BIN := $(VENV)/bin
+RECORDED := $(BIN)/python -m bench.serving.nightly
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
@@ -31,12 +32,12 @@ demo: $(VENV)/.run
 test: $(VENV)/.dev
 	@$(BIN)/pytest $(ARGS)
 
-# Each line is one long thing, and may be run alone.
+# Each line is one long thing, may be run alone, and leaves a record in bench/serving/results.
 nightly: $(VENV)/.dev
-	@CONTREC_FUZZ=20000 $(BIN)/pytest tests/service/test_service_fuzz.py tests/service/test_service_schema.py
-	@CONTREC_NIGHTLY=1 $(BIN)/pytest tests/chaos
+	@CONTREC_FUZZ=20000 $(RECORDED) fuzz $(BIN)/pytest tests/service/test_service_fuzz.py tests/service/test_service_schema.py
+	@CONTREC_NIGHTLY=1 $(RECORDED) chaos $(BIN)/pytest tests/chaos
 	@$(BIN)/python -m bench.serving.soak --minutes 30 --rate 20 --out bench/serving/results/nightly.json
-	@if docker info >/dev/null 2>&1; then $(MAKE) check-compose; else echo "check-compose is left out: no Docker engine answers"; fi
+	@if docker info >/dev/null 2>&1; then $(RECORDED) compose $(MAKE) check-compose; else echo "check-compose is left out: no Docker engine answers"; fi
 
 bench-serving: $(VENV)/.dev
 	@$(BIN)/python -m bench.serving --out bench/serving/results/latest.json $(ARGS)

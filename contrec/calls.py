@@ -16,6 +16,7 @@ from uuid import uuid4
 from pydantic import BaseModel
 
 from service.schemas import BundleAnswer, EventsAnswer, RankAnswer, ReadyAnswer, RecommendAnswer
+from service.schemas_bundles import BundlesAnswer
 from service.schemas_items import ItemAnswer, ItemWritten, ListAnswer
 from service.schemas_users import ErasedAnswer, UserAnswer
 
@@ -26,7 +27,7 @@ Answer = TypeVar("Answer", bound=BaseModel)
 class Call(Generic[Answer]):
     """One request. reads: what a 200 is read as; an answer of a newer service may hold more.
 
-    Every call made here may be sent again: it only asks, or says the same a second time.
+    repeats: whether it may be sent again, since it only asks or says the same a second time.
     """
 
     method: str
@@ -34,6 +35,7 @@ class Call(Generic[Answer]):
     reads: type[Answer]
     body: Mapping[str, Any] | None = None
     query: Sequence[tuple[str, str | int]] = ()
+    repeats: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +151,22 @@ def erase(user_id: str) -> Call[ErasedAnswer]:
 def bundle() -> Call[BundleAnswer]:
     """GET /bundle: what is served."""
     return Call("GET", "/bundle", BundleAnswer)
+
+
+def bundles() -> Call[BundlesAnswer]:
+    """GET /admin/bundles: every published version, oldest first."""
+    return Call("GET", "/admin/bundles", BundlesAnswer)
+
+
+def activate(version: str) -> Call[BundleAnswer]:
+    """POST /admin/bundles/activate: serves a version, once it is loaded; every replica follows."""
+    return Call("POST", "/admin/bundles/activate", BundleAnswer, {"version": version})
+
+
+def rollback() -> Call[BundleAnswer]:
+    """POST /admin/bundles/rollback: serves the version before this one. Twice is where one began, so it is sent once:
+    after Unreachable ask `bundle` which of the two is served."""
+    return Call("POST", "/admin/bundles/rollback", BundleAnswer, repeats=False)
 
 
 def ready() -> Call[ReadyAnswer]:

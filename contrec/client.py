@@ -8,9 +8,10 @@
     async with AsyncClient("http://127.0.0.1:8000") as client:
         answer = await client.send(calls.recommend("42", k=5))
 
-Every call of `contrec.calls` says the same when it is sent twice: an event has its id, an item is put as it is. So a
-connection that breaks, a timeout, and an answer that asks for patience (429, 502, 503, 504) are tried again, a bounded
-number of times, after the seconds of `Retry-After` or a growing pause. Other refusals are told at once.
+Every call of `contrec.calls` but `rollback` says the same when it is sent twice: an event has its id, an item is put
+as it is. So a connection that breaks, a timeout, and an answer that asks for patience (429, 502, 503, 504) are tried
+again, a bounded number of times, after the seconds of `Retry-After` or a growing pause. Other refusals are told at
+once.
 """
 
 from __future__ import annotations
@@ -72,6 +73,9 @@ class Patience:
         # Not in step with the others who were turned away at the same moment.
         pause: float = min(self.longest_pause, self.first_pause * 2 ** (tried - 1))
         return pause * random.uniform(0.5, 1.0)
+
+
+_ONCE: Final = Patience(retries=0)
 
 
 def _options(url: str, key: str | None, timeout: float) -> dict[str, Any]:
@@ -136,17 +140,17 @@ class Client:
 
     def send(self, call: Call[Answer]) -> Answer:
         """Sends a call, more than once where it must be, and reads the answer."""
-        tried = 0
+        patience, tried = self._patience if call.repeats else _ONCE, 0
         while True:
             tried += 1
             try:
                 response = self._http.request(**_request(call))
             except httpx.TransportError as error:
-                if (pause := self._patience.pause(tried)) is None:
+                if (pause := patience.pause(tried)) is None:
                     raise Unreachable(f"{call.path}: {error or type(error).__name__}") from error
             else:
                 asked_for = response.headers.get("retry-after")
-                if response.status_code not in _PATIENCE or (pause := self._patience.pause(tried, asked_for)) is None:
+                if response.status_code not in _PATIENCE or (pause := patience.pause(tried, asked_for)) is None:
                     return _read(call, response)
             time.sleep(pause)
 
@@ -161,6 +165,9 @@ class Client:
     user = _sent(calls.user)
     erase = _sent(calls.erase)
     bundle = _sent(calls.bundle)
+    bundles = _sent(calls.bundles)
+    activate = _sent(calls.activate)
+    rollback = _sent(calls.rollback)
     ready = _sent(calls.ready)
 
 
@@ -192,16 +199,16 @@ class AsyncClient:
 
     async def send(self, call: Call[Answer]) -> Answer:
         """Sends a call, more than once where it must be, and reads the answer."""
-        tried = 0
+        patience, tried = self._patience if call.repeats else _ONCE, 0
         while True:
             tried += 1
             try:
                 response = await self._http.request(**_request(call))
             except httpx.TransportError as error:
-                if (pause := self._patience.pause(tried)) is None:
+                if (pause := patience.pause(tried)) is None:
                     raise Unreachable(f"{call.path}: {error or type(error).__name__}") from error
             else:
                 asked_for = response.headers.get("retry-after")
-                if response.status_code not in _PATIENCE or (pause := self._patience.pause(tried, asked_for)) is None:
+                if response.status_code not in _PATIENCE or (pause := patience.pause(tried, asked_for)) is None:
                     return _read(call, response)
             await asyncio.sleep(pause)

@@ -83,6 +83,9 @@ class Walk:
     share: float
 
 
+NO_ROWS: Rows = np.zeros(0, dtype=np.int64)
+
+
 class Recommender(ABC):
     """What every recommender can do. Subclasses state shapes only where they add to what is said here."""
 
@@ -126,14 +129,21 @@ class Recommender(ABC):
         behind the last, in order. What training learnt of an item is kept whatever its new text says.
         """
 
+    def expect_items(self) -> None:
+        """Loads what `with_items` needs to place a text and has not loaded yet, so that no new item waits for it.
+
+        Raises ValueError where it cannot be loaded: such a recommender still answers.
+        """
+        return None
+
     def score_rows(self, taste: Any, rows: Rows) -> Floats:
         """(n,) the scores of some rows; `score(taste)[rows]` is the plain twin."""
         return self.score(taste)[rows]
 
-    def log_partition(self, taste: Any) -> float:
-        """log sum exp of the scores of all items. Less this, a score is a log probability over the catalogue, and
+    def log_partition(self, taste: Any, without: Rows = NO_ROWS) -> float:
+        """log sum exp of the scores of all items but some. Less this, a score is a log probability over the others, and
         comparable between tastes; within one taste it is a constant."""
-        return log_sum(self.score(taste))
+        return log_sum(np.delete(self.score(taste), without))
 
     def unit_vectors(self, rows: Rows) -> Floats:
         """(n, D) unit vectors whose inner product says how alike two items are.
@@ -143,6 +153,10 @@ class Recommender(ABC):
         the zero vector.
         """
         return hashed_items([self.catalogue[int(row)] for row in rows])
+
+    def likens(self, row: int) -> bool:
+        """Whether there is anything that others could be like this item by."""
+        return bool(self.unit_vectors(np.array([row], dtype=np.int64)).any())
 
     def similar(self, row: int, eligible: Mask, k: int) -> tuple[Rows, Floats]:
         """The items most like one, itself left out."""
@@ -245,6 +259,9 @@ class Popular(Recommender):
 
     def neighbours(self, rows: Rows, eligible: Mask, k: int) -> tuple[Rows, Floats]:
         return best(self._scores, eligible, k)
+
+    def likens(self, row: int) -> bool:
+        return bool(self.catalogue[row].categories)
 
     def similar(self, row: int, eligible: Mask, k: int) -> tuple[Rows, Floats]:
         """By the share of common categories (Jaccard), then by count: all that is known of an item here."""

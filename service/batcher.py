@@ -2,9 +2,12 @@
 
 Whatever waits when the thread is free is computed together, up to `max_batch`; nobody waits for a batch to fill.
 
-Under a flood those who are accepted keep their latency. Who has waited for longer than `max_wait` is refused as long as
-`max_batch` others wait behind, by the thread's clock and not by a guess; a batch is no larger than what can be computed
-in that time, as the last ones took; and where far more wait than that, who comes is refused at the door.
+Who has waited for longer than `max_wait` is refused as long as `max_batch` others wait behind, by the thread's clock
+and not by a guess; a batch is no larger than what can be computed in that time, as the last ones took; and where far
+more wait than that, who comes is refused at the door. That is for a burst, which one may sit out. Under a flood, when
+more than two such batches have waited for all of `max_wait`, whoever is accepted would wait that long: so who comes now
+has a tenth of it, until all that wait fit into one batch, and those who are let in keep their latency (controlled
+delay: Nichols and Jacobson 2012; Maurer 2015).
 Work whose caller has left, or whose time is up, is dropped before it costs anything. Knows no model: `work` turns a
 list of questions into a list of answers, on the thread.
 
@@ -32,6 +35,8 @@ Result = TypeVar("Result")
 
 
 _LATELY = 5  # batches
+_IN_A_FLOOD = 0.1  # of `max_wait`
+_AT_LEAST = 4  # questions a batch in a flood: handed over one by one they leave the thread idle between them
 
 
 class Overloaded(Exception):
@@ -44,6 +49,7 @@ class _Ask(Generic[Question, Answer]):
     future: asyncio.Future[Answer] = field(compare=False)
     deadline: float  # of the loop's clock
     asked: float  # of the thread's: see `_spent`
+    patience: float  # seconds of the thread's clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +78,7 @@ class Batcher(Generic[Question, Answer]):
         self._costs: deque[float] = deque(maxlen=_LATELY)  # seconds on the thread for each question of a batch
         self._cost = 0.0  # their median: one batch that was held up says nothing of the next
         self._busy = 0.0  # seconds that the thread has spent on batches
+        self._calm = 0.0  # what `_busy` was when a flood was last out of sight
         self._began: float | None = None  # the batch that is being computed, by time.perf_counter
         self._on_batch = on_batch
         self._queue: asyncio.Queue[_Ask[Question, Answer] | _Stop] = asyncio.Queue(queue_size)
@@ -91,7 +98,7 @@ class Batcher(Generic[Question, Answer]):
         future: asyncio.Future[Answer] = loop.create_future()
         deadline = math.inf if timeout is None else loop.time() + timeout
         try:
-            self._queue.put_nowait(_Ask(question, future, deadline, self._spent()))
+            self._queue.put_nowait(_Ask(question, future, deadline, self._spent(), self._patience()))
         except asyncio.QueueFull:
             raise Overloaded(f"{self._queue.maxsize} requests wait already") from None
         async with asyncio.timeout(timeout):
@@ -102,12 +109,21 @@ class Batcher(Generic[Question, Answer]):
         if self._closing:
             raise Overloaded("the service is shutting down")
         waiting = self._queue.qsize()
-        if waiting >= min(self._queue.maxsize, max(4 * self._max_batch, self._room())):
+        if waiting >= min(self._queue.maxsize, max(4 * self._max_batch, self._room(self._max_wait))):
             raise Overloaded(f"{waiting} requests wait already")
 
-    def _room(self) -> float:
-        """How many can be computed in `max_wait`."""
-        return self._max_wait / self._cost if self._cost else math.inf
+    def _room(self, seconds: float) -> float:
+        """How many can be computed in so many seconds."""
+        return seconds / self._cost if self._cost else math.inf
+
+    def _flooded(self) -> bool:
+        return self._busy - self._calm > self._max_wait
+
+    def _patience(self) -> float:
+        """Seconds for which who comes now may wait while others wait behind."""
+        if not self._flooded():
+            return self._max_wait
+        return min(self._max_wait, max(_IN_A_FLOOD * self._max_wait, _AT_LEAST * self._cost))
 
     def _spent(self) -> float:
         """Seconds of the thread on batches: how much of them somebody waits through is what counts, not how long the
@@ -130,26 +146,36 @@ class Batcher(Generic[Question, Answer]):
 
     async def _serve(self) -> None:
         while True:
+            if self._queue.empty():
+                self._calm = self._busy
             message = await self._queue.get()
             batch: list[_Ask[Question, Answer]] = []
-            dropped, now = 0, asyncio.get_running_loop().time()
-            most = max(1, min(self._max_batch, self._room()))
+            dropped, now, found = 0, asyncio.get_running_loop().time(), 1 + self._queue.qsize()
+            most = max(1, min(self._max_batch, self._room(self._patience())))
             while not isinstance(message, _Stop):
                 # A loop that lags may not have told the caller yet that its time is up.
                 if message.future.done() or message.deadline <= now:
                     dropped += 1
-                elif self._busy - message.asked > self._max_wait and self._queue.qsize() >= self._max_batch:
+                elif self._too_late(message, most):
                     message.future.set_exception(Overloaded("too many came before"))
                 else:
                     batch.append(message)
                 if len(batch) + 1 > most or self._queue.empty():
                     break
                 message = self._queue.get_nowait()
-            self._on_batch(len(batch), dropped, self._queue.qsize())
+            waiting = self._queue.qsize()
+            if not waiting or (found <= 2 * self._max_batch and not self._flooded()):
+                self._calm = self._busy
+            self._on_batch(len(batch), dropped, waiting)
             if batch:
                 await self._answer(batch)
             if isinstance(message, _Stop):
                 return
+
+    def _too_late(self, ask: _Ask[Question, Answer], most: float) -> bool:
+        """Whether it has waited for too long while a whole batch waits behind; in a flood a batch is a small one."""
+        whole = self._max_batch if ask.patience == self._max_wait else most
+        return self._busy - ask.asked > ask.patience and self._queue.qsize() >= whole
 
     def _timed(self, questions: Sequence[Question]) -> Sequence[Answer]:
         self._began = began = time.perf_counter()

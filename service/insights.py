@@ -81,16 +81,19 @@ class Insights:
         self._popularity: NDArray[np.float64] = np.zeros(0)  # 1 for the most popular row, 0 for the least
         metrics.shown_items.set_function(self._shown_lately)
 
-    def answered(self, served: Served, rows: Rows, history_length: int) -> None:
-        """Counts one list. rows: as it was answered, best first."""
+    def answered(self, served: Served, rows: Rows, history_length: int | None) -> None:
+        """Counts one list. rows: as it was answered, best first. history_length: None of a list that was made for no
+        user: it was shown, and says nothing of what users are recommended."""
         if served.label != self._label or len(self._shown) != len(served.recommender.catalogue):
             self._take_up(served)
         metrics = self._metrics
         metrics.lists.labels(bundle=served.label).inc()
+        self._shown[rows] = time.monotonic()
+        if history_length is None:
+            return
         metrics.history_items.observe(history_length)
         if len(rows) == 0:
             return
-        self._shown[rows] = time.monotonic()
         head = rows[:LOOKED_AT]
         metrics.list_popularity.observe(float(self._popularity[head].mean()))
         if (mixed := diversity(served.recommender.catalogue, head)) is not None:

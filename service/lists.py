@@ -14,13 +14,14 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 
-from model.catalogue import Rows
-from model.recommender import Floats
+from model.catalogue import Mask, Rows
+from model.recommender import Floats, Recommender
 from service.batcher import Batcher, Overloaded
 from service.bundles import Bundles, Served
 from service.eligibility import eligible_rows
 from service.errors import ApiError, ErrorCode
 from service.fallback import Done, Errand, Picked, Question, fill
+from service.insights import Insights, from_rung, new_id
 from service.overlay import Overlay
 from service.schemas import Degraded, RecommendedItem, Selection, Source
 from service.schemas_items import ItemAnswer, ListAnswer, ListQuery
@@ -37,6 +38,7 @@ class Lists:
     """The parts that such a list is made with."""
 
     settings: Settings
+    insights: Insights
     bundles: Bundles
     overlay: Overlay
     users: Users
@@ -48,7 +50,7 @@ class Lists:
         if served is None:
             return await self._without_bundle(query)
         rows, scores = served.popular(eligible_rows(served, allow=query.allow, deny=query.deny), query.k)
-        return _answer(described(served, rows, scores), Source.POPULAR, served, heard)
+        return self._listed(served, rows, scores, Source.POPULAR, heard)
 
     async def similar(self, item_id: str, query: ListQuery) -> ListAnswer:
         """The items most like one. Raises not_found for an item that is unknown or withdrawn."""
@@ -58,12 +60,12 @@ class Lists:
         if served is None or row is None:  # there is nothing to be like it by
             return await self.popular(query.model_copy(update={"deny_item": [*query.deny_item, item_id]}))
         eligible = eligible_rows(served, excluded=[item_id], allow=query.allow, deny=query.deny)
-        found = await self.errand(Errand(partial(served.recommender.similar, row, eligible, query.k)))
+        found = await self.errand(Errand(partial(_alike, served.recommender, row, eligible, query.k)))
         if found is None:
             rows, scores = served.popular(eligible, query.k)
-            return _answer(described(served, rows, scores), Source.POPULAR, served, heard)
+            return self._listed(served, rows, scores, Source.POPULAR, heard)
         rows, scores = fill(served, *found, eligible, query.k)
-        return _answer(described(served, rows, scores), Source.NEIGHBOURS, served, heard)
+        return self._listed(served, rows, scores, Source.NEIGHBOURS, heard)
 
     async def errand(self, errand: Errand) -> tuple[Rows, Floats] | None:
         """What the errand came to on the model thread; None when it failed or took too long. Raises overloaded."""
@@ -139,6 +141,11 @@ class Lists:
             for item_id, count in shown
         ]
 
+    def _listed(self, served: Served, rows: Rows, scores: Floats, source: Source, heard: bool) -> ListAnswer:
+        """The answer, counted as shown."""
+        self.insights.answered(served, rows, history_length=None)
+        return _answer(described(served, rows, scores), source, served, heard)
+
     async def _without_bundle(self, query: ListQuery) -> ListAnswer:
         heard = self.overlay.known
         items = await self.counted(query.k, allow=query.allow, deny=query.deny)
@@ -150,10 +157,15 @@ class Lists:
 
 def _answer(items: list[RecommendedItem], source: Source, served: Served | None, heard: bool) -> ListAnswer:
     """heard: whether the store had been heard of items when `served` was taken."""
-    answer = ListAnswer(items=items, source=source, bundle=None if served is None else served.label)
+    label = None if served is None else served.label
+    answer = ListAnswer(items=items, source=source, bundle=label, recommendation_id=from_rung(new_id(label), source))
     if not heard:
         answer.degraded = Degraded.CATALOGUE_UNAVAILABLE
     return answer
+
+
+def _alike(recommender: Recommender, row: int, eligible: Mask, k: int) -> tuple[Rows, Floats] | None:
+    return recommender.similar(row, eligible, k) if recommender.likens(row) else None
 
 
 def described(served: Served, rows: Rows, scores: Floats) -> list[RecommendedItem]:

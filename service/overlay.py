@@ -87,7 +87,9 @@ class Overlay:
                 log.exception("the catalogue could not be followed")
 
     async def dress(self, served: Served) -> Served:
-        """A bundle that nobody is served with yet, with everything that was said of items."""
+        """A bundle that nobody is served with yet, with everything that was said of items, and ready for what will be:
+        a text encoder takes seconds to load, and the first new item has one."""
+        await asyncio.to_thread(_expect, served)
         while True:
             version = self.version
             if self.items:
@@ -106,6 +108,13 @@ class Overlay:
                 self.unplaced = self.unplaced.difference(item.item_id for item in changes) | unplaced
                 return
             # Another bundle was taken up meanwhile. It may have been dressed before the changes: lay them over it too.
+
+
+def _expect(served: Served) -> None:
+    try:
+        served.recommender.expect_items()
+    except ValueError as error:
+        log.warning("bundle %s cannot place new items: %s", served.label, error)
 
 
 def _laid(served: Served, changes: Sequence[StoredItem], version: int) -> tuple[Served, frozenset[str]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from time import time as clock
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag
 
@@ -21,6 +21,25 @@ CLOCK_SKEW_S = 300
 _LATEST = 253_402_300_799  # the end of the year 9999, in seconds; a time in milliseconds lies beyond it
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+
+
+def shown(*examples: dict[str, Any]) -> ConfigDict:
+    """The `model_config` of something with these examples in the OpenAPI document, which leaves out what is null."""
+    return ConfigDict(json_schema_extra={"examples": list(examples)})
+
+
+SOLARIS: Final = {"item_id": "n1", "title": "Solaris", "categories": ["Drama", "Sci-Fi"]}
+"""The item of the examples."""
+
+EXAMPLE_ID: Final = "9b1c57d0a4e24f6c8b3a5d000b381ad7"
+
+_ANSWERED: Final = {
+    "source": "model",
+    "ignored": 0,
+    "bundle": "contrec/3f2a90c11d7e",
+    "recommendation_id": EXAMPLE_ID,
+    "timings_ms": {"store": 0.41, "queue": 0.22, "encode": 0.0, "generate": 0.11, "retrieve": 0.93, "total": 2.85},
+}
 
 
 class Strict(BaseModel):
@@ -39,14 +58,10 @@ class Selection(Strict):
 class RecommendRequest(Strict):
     """Who is asking, and for what."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {"user_id": "42", "k": 5},
-                {"history": ["17", "3"], "k": 5, "deny": {"categories": ["Horror"]}},
-                {"user_id": "42", "explore": 0.3, "seed": 7},
-            ]
-        }
+    model_config = shown(
+        {"user_id": "42", "k": 5},
+        {"history": ["17", "3"], "k": 5, "deny": {"categories": ["Horror"]}},
+        {"user_id": "42", "explore": 0.3, "seed": 7},
     )
 
     user_id: Id | None = Field(
@@ -76,14 +91,7 @@ class RecommendRequest(Strict):
 class RankRequest(Strict):
     """Whose taste, and the candidates to be put in order."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {"user_id": "42", "items": ["17", "3", "8"]},
-                {"history": ["17", "3"], "items": ["8", "5"]},
-            ]
-        }
-    )
+    model_config = shown({"user_id": "42", "items": ["17", "3", "8"]}, {"history": ["17", "3"], "items": ["8", "5"]})
 
     user_id: Id | None = Field(default=None, description="Whose stored history to read.")
     history: Annotated[list[Id], Field(max_length=MAX_HISTORY, fail_fast=True)] | None = Field(
@@ -160,6 +168,19 @@ class Timings(BaseModel):
 class RecommendAnswer(BaseModel):
     """The list, and how it came about."""
 
+    model_config = shown(
+        {"items": [{**SOLARIS, "score": 4.18}, {"item_id": "8", "title": "Stalker", "categories": [], "score": 3.97}]}
+        | _ANSWERED,
+        {
+            "items": [
+                {**SOLARIS, "score": 4.18}
+                | {"reasons": [{"item_id": "17", "title": "Stalker", "kind": "left_out", "weight": 0.62}]}
+            ],
+            "categories": [{"category": "Sci-Fi", "probability": 0.31}],
+        }
+        | _ANSWERED,
+    )
+
     items: list[RecommendedItem]
     source: Source = Field(description="model | stale | neighbours | popular: the rung of the ladder")
     degraded: Degraded | None = Field(default=None, description="Present only when something was out of reach.")
@@ -174,6 +195,8 @@ class RecommendAnswer(BaseModel):
 
 class RankAnswer(BaseModel):
     """The candidates in order, and those that could not be scored."""
+
+    model_config = shown({"items": [{**SOLARIS, "score": 4.18}], "unknown": ["8"]} | _ANSWERED)
 
     items: list[RecommendedItem]
     unknown: list[str] = Field(description="Candidates that the catalogue does not know, or that were withdrawn.")
@@ -227,6 +250,8 @@ EventsRequest = Annotated[
 class EventsAnswer(BaseModel):
     """accepted: new and kept. repeated: known already by their event_id."""
 
+    model_config = shown({"accepted": 2, "repeated": 0})
+
     accepted: int
     repeated: int
 
@@ -243,6 +268,10 @@ class BundleState(StrEnum):
 class BundleAnswer(BaseModel):
     """What is served. reason: why a bundle was refused, in one sentence."""
 
+    model_config = shown(
+        {"bundle": "contrec/3f2a90c11d7e", "state": "serving", "kind": "continuous", "items": 10_000},
+    )
+
     bundle: str | None
     state: BundleState
     kind: str | None = None
@@ -250,8 +279,18 @@ class BundleAnswer(BaseModel):
     reason: str | None = None
 
 
+class LiveAnswer(BaseModel):
+    """That it is said at all is the answer."""
+
+    model_config = shown({"status": "alive"})
+
+    status: Literal["alive"] = "alive"
+
+
 class ReadyAnswer(BaseModel):
     """Flags only; nothing was asked of anyone to answer this."""
+
+    model_config = shown({"ready": True, "bundle": "serving", "store": "ok"})
 
     ready: bool
     bundle: BundleState

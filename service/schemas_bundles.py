@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from service.schemas import Strict
+from service.schemas import Strict, shown
 
 
 class ActivateRequest(Strict):
     """Which version to serve."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"version": "3f2a90c11d7e"}]})
+    model_config = shown({"version": "3f2a90c11d7e"})
 
     version: str = Field(min_length=1, max_length=64, description="As GET /admin/bundles names it.")
 
@@ -26,5 +26,13 @@ class BundleListed(BaseModel):
 
 class BundlesAnswer(BaseModel):
     """Every version, oldest first."""
+
+    model_config = shown(
+        {
+            "bundles": [
+                {"version": "3f2a90c11d7e", "recipe": "contrec", "created": "2026-11-27T03:00:12+00:00", "served": True}
+            ]
+        }
+    )
 
     bundles: list[BundleListed]

@@ -138,7 +138,8 @@ class Settings(BaseSettings):
         250,
         ge=1,
         le=60_000,
-        description="Longest wait for the model while a whole batch waits behind, in ms; beyond it 429.",
+        description="Longest wait for the model while a whole batch waits behind, in ms, and once more than two "
+        "batches have waited for as long, about a tenth of it; beyond it 429.",
     )
     max_batch: int = Field(
         32, ge=1, le=1024, description="Most requests computed together. Nobody waits for a batch to fill."

@@ -13,24 +13,20 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
-import platform
 import random
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from bench.serving.load import RequestOf, Result, closed_loop, open_loop, post, run
+from bench.serving.machine import machine
 from bench.serving.server import CONSTANT
-from bench.serving.subject import HISTORY, ROOT, Server, fill_store, make_bundle, serving
+from bench.serving.subject import HISTORY, Server, fill_store, make_bundle, serving
 from tests.redis_server import RedisServer
 
 CONFIGURATIONS = ("10000:0:redis", "10000:0:sqlite", "10000:0.25:redis", "100000:0:redis", "100000:0.25:redis")
@@ -203,20 +199,6 @@ def table(rows: list[Row]) -> str:
             values = " | ".join(f"{row.stages[stage]:.2f}" for stage in shown)
             lines.append(f"| {row.configuration} | {row.phase} | {values} |")
     return "\n".join(lines)
-
-
-def machine() -> dict[str, Any]:
-    """Whose numbers these are."""
-    known = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.partition(":")[2].strip() for line in known if line.startswith("model name")), "")
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    return {
-        "cpu": model,
-        "cores": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-        "commit": commit.stdout.strip(),
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
 
 
 def say(line: str) -> None:

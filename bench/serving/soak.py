@@ -20,8 +20,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.serving.__main__ import USERS, degraded, machine, mixed, store_of, warm
+from bench.serving.__main__ import USERS, degraded, mixed, store_of, warm
 from bench.serving.load import Answer, Result, open_loop, run
+from bench.serving.machine import machine
 from bench.serving.subject import Server, fill_store, make_bundle, serving
 
 ITEMS = 10_000

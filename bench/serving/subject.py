@@ -25,6 +25,7 @@ import httpx
 import numpy as np
 import torch
 
+from bench.serving.machine import ROOT
 from model.bundle import activate, write_bundle
 from model.catalogue import Catalogue, Item
 from model.continuous.backbone import BackboneShape, Trunk
@@ -36,11 +37,10 @@ from service.stores import open_store
 from service.stores.contract import Event, append_all
 from tests.redis_server import free_port
 
-ROOT = Path(__file__).resolve().parents[2]
 NAME = "bench"
 HISTORY = 50
 
-# The `small` size of training/recipes/contrec.toml.
+# The `small` size of training/recipes/contrec.toml; tests/bench holds the two together.
 WIDTH, LAYERS, HEADS, FEED_FORWARD, MAX_HISTORY, KERNEL, MAX_PROFILE = 128, 2, 2, 256, 200, 4, 500
 HEAD_HIDDEN, HEAD_BLOCKS, HEAD_NORM, SAMPLES, TIMES = 256, 3, 2.0, 8, (0.7,)
 ALPHA = 0.5

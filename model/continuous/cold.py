@@ -31,6 +31,8 @@ from model.text import HASHED, HashedText, SentenceEncoder, TextEncoder, item_te
 class Newcomers(Protocol):
     """What a recommender asks of either."""
 
+    encoder: KeptEncoder
+
     def vectors(self, items: Sequence[Item]) -> Tensor:
         """(n, W) on the CPU. Raises ValueError when the text encoder cannot be loaded."""
         ...
@@ -41,8 +43,8 @@ class Newcomers(Protocol):
 
 
 class KeptEncoder:
-    """A text encoder under its name. encoder: None to load it when the first text comes, as a sentence encoder takes
-    seconds and most bundles never need one."""
+    """A text encoder under its name. encoder: None to load it by `ready`, or when the first text comes: a sentence
+    encoder takes seconds, and who only evaluates a bundle never needs one."""
 
     def __init__(self, encoder: TextEncoder | None, name: str) -> None:
         self.name = name
@@ -50,9 +52,17 @@ class KeptEncoder:
 
     def encode(self, items: Sequence[Item]) -> Tensor:
         """(n, D) unit vectors of what an encoder reads of the items. Raises ValueError when it cannot be loaded."""
+        return torch.from_numpy(self.ready().encode([item_text(item) for item in items]))
+
+    def ready(self) -> TextEncoder:
+        """The encoder, loaded where it was not yet. Raises ValueError when it cannot be."""
         if self._encoder is None:
             self._encoder = SentenceEncoder(self.name)
-        return torch.from_numpy(self._encoder.encode([item_text(item) for item in items]))
+        return self._encoder
+
+    def or_that_of(self, other: KeptEncoder) -> KeptEncoder:
+        """The other where both would load the same: one model need not lie in memory twice."""
+        return other if self._encoder is None and self.name == other.name else self
 
     def save(self, folder: Path) -> None:
         """Writes text/ into an existing folder: the embedded encoder whole, any other by its name."""

@@ -28,7 +28,7 @@ from model.catalogue import Item, Mask, Rows
 from model.continuous.recommender import ContinuousRecommender
 from model.continuous.retrieval import ContinuousTaste, log_partition, mix, retrieve_mixture, rough_logits, tastes_of
 from model.index import ItemIndex
-from model.recommender import Dials, Floats, Recommender, UserTokens, Walk
+from model.recommender import NO_ROWS, Dials, Floats, Recommender, UserTokens, Walk
 from model.sieve import Slack, make_sieve
 
 HYBRID = "hybrid.json"  # what tells a bundle with two halves from one with a single half
@@ -86,6 +86,10 @@ class Hybrid(Recommender):
         twin.index = self.index.extended(added, rows[moved], joined[moved])
         twin.sieve = self.sieve.extended(self._one_bias(added), rows[moved], self._one_bias(joined[moved]))
         return twin
+
+    def expect_items(self) -> None:
+        self.behaviour.expect_items()
+        self.text.expect_items()
 
     # ------------------------------------------------------------------------------------------------------------
     # The three steps
@@ -187,8 +191,8 @@ class Hybrid(Recommender):
         width = self.behaviour.index.dimensions
         return np.concatenate([taste.vectors[:, : width - 1], taste.vectors[:, width:-1]], axis=1)
 
-    def log_partition(self, taste: ContinuousTaste) -> float:
-        return log_partition(self.rough(taste), lambda rows: self.score_rows(taste, rows))
+    def log_partition(self, taste: ContinuousTaste, without: Rows = NO_ROWS) -> float:
+        return log_partition(self.rough(taste), without, lambda rows: self.score_rows(taste, rows))
 
     def neighbours(self, rows: Rows, eligible: Mask, k: int) -> tuple[Rows, Floats]:
         return self.behaviour.neighbours(rows, eligible, k)
@@ -227,6 +231,8 @@ class Hybrid(Recommender):
         """Reads what `save` wrote; the caller has verified the bundle."""
         behaviour = ContinuousRecommender.load(folder, device)
         text = ContinuousRecommender.load(folder / "text_half", device, catalogue=behaviour.catalogue)
+        if behaviour.cold is not None and text.cold is not None:
+            text.cold.encoder = text.cold.encoder.or_that_of(behaviour.cold.encoder)
         return cls(behaviour, text, json.loads((folder / HYBRID).read_text(encoding="utf-8"))["alpha"])
 
 

@@ -22,8 +22,8 @@ from model.text import HASHED, HashedText, SentenceEncoder, TextEncoder, item_te
 
 
 class ColdIds:
-    """encoding: frozen, what gave the trained items their ids. encoder: None to load it by name when the first new
-    item comes, as a sentence encoder takes seconds and most bundles never need one."""
+    """encoding: frozen, what gave the trained items their ids. encoder: None to load it by name in `ready`, or when the
+    first new item comes: a sentence encoder takes seconds, and who only evaluates a bundle never needs one."""
 
     def __init__(self, encoding: SemanticEncoding, encoder: TextEncoder | None, name: str) -> None:
         self.encoding, self.name, self._encoder = encoding, name, encoder
@@ -32,9 +32,13 @@ class ColdIds:
         """(m, n) ids of m items. Raises ValueError when the text encoder cannot be loaded."""
         if not items:
             return np.zeros((0, self.encoding.count), dtype=np.uint8)
+        return self.encoding.digits(self.ready().encode([item_text(item) for item in items]))
+
+    def ready(self) -> TextEncoder:
+        """The encoder, loaded where it was not yet. Raises ValueError when it cannot be."""
         if self._encoder is None:
             self._encoder = SentenceEncoder(self.name)
-        return self.encoding.digits(self._encoder.encode([item_text(item) for item in items]))
+        return self._encoder
 
     def save(self, folder: Path) -> None:
         """Writes encoding.safetensors and text/ into an existing folder."""

@@ -130,6 +130,9 @@ class SemanticRecommender(Recommender):
         twin._hold(catalogue, digits, vectors, bias, np.concatenate([self.counts, np.zeros(added, dtype=np.int64)]))
         return twin
 
+    def expect_items(self) -> None:
+        self.cold.ready()
+
     def with_decoding(self, decoding: Decoding) -> SemanticRecommender:
         """The same network and items, decoded in another way."""
         twin = copy.copy(self)

@@ -61,6 +61,8 @@ def _operation(method: str, path: str, operation: dict[str, Any], schema: dict[s
         for status, answer in sorted(operation["responses"].items())
     )
     parts.append(f"<p>Answers: {answers}</p>")
+    answered = _resolve(operation["responses"]["200"]["content"]["application/json"]["schema"], schema)
+    parts.append(f"<pre>{escape(json.dumps(answered['examples'][0]))}</pre>")
     return "\n".join(parts)
 
 

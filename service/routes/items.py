@@ -32,7 +32,8 @@ async def popular(query: Filters, service: ServiceOf) -> Response:
     summary="What is like an item",
 )
 async def similar(item_id: ItemId, query: Filters, service: ServiceOf) -> Response:
-    """The item itself is left out. `source` is `popular` where there is nothing to be like it by."""
+    """The item itself is left out. `source` is `popular` where there is nothing to be like it by: a new item that the
+    bundle cannot place, say."""
     return _sent(await service.lists.similar(item_id, query))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 import socket
@@ -18,6 +19,7 @@ from contrec import calls
 from contrec.client import AsyncClient, Client, Event, Patience, Refused, Selection, Unreachable
 from service.keys import Scope, key_line, new_key
 from tests.redis_server import RedisServer, free_port
+from tests.service import test_service_swap as swap
 from tests.service.test_service_process import ROOT, process
 from tests.service.test_service_recommend import publish
 
@@ -94,6 +96,75 @@ async def test_the_same_awaited(url: str) -> None:
     async with AsyncClient(f"http://127.0.0.1:{free_port()}", patience=Patience(1, 0.01)) as client:
         with pytest.raises(Unreachable, match="/popular"):
             await client.send(calls.popular())
+
+
+def test_versions_are_listed_activated_and_rolled_back(tmp_path: Path) -> None:
+    old, new = (swap.publish(tmp_path / "bundles", first) for first in (1, 2))
+    with (
+        process(tmp_path, keys=key_line("all", Scope, KEY)) as (_, http),
+        Client(str(http.base_url), key=KEY) as client,
+    ):
+        assert {one.version: one.served for one in client.bundles().bundles} == {old: False, new: False}
+        with pytest.raises(Refused) as caught:
+            client.rollback()
+        assert (caught.value.status, caught.value.code) == (409, "bundle_refused")
+        for version in (old, new, new):  # a second time changes nothing
+            assert client.activate(version).bundle == f"movies/{version}"
+        assert client.recommend(k=1).items[0].item_id == "i2"
+        assert client.rollback().bundle == f"movies/{old}"
+        assert client.recommend(k=1).items[0].item_id == "i1"
+        assert {one.version: one.served for one in client.bundles().bundles} == {old: True, new: False}
+        with pytest.raises(Refused, match="bundle_refused"):
+            client.activate("none")
+
+    with process(tmp_path) as (_, http), Client(str(http.base_url)) as nobody:
+        for ask in (nobody.bundles, nobody.rollback, lambda: nobody.activate(old)):
+            with pytest.raises(Refused, match="forbidden: this route is off"):
+                ask()
+
+
+async def test_versions_are_handled_the_same_awaited(tmp_path: Path) -> None:
+    old, new = (swap.publish(tmp_path / "bundles", first) for first in (1, 2))
+    with process(tmp_path, keys=key_line("all", Scope, KEY)) as (_, http):
+        async with AsyncClient(str(http.base_url), key=KEY) as client:
+            for call, served in ((calls.activate(old), old), (calls.activate(new), new), (calls.rollback(), old)):
+                assert (await client.send(call)).bundle == f"movies/{served}"
+            assert len((await client.send(calls.bundles())).bundles) == 2
+
+
+@pytest.mark.parametrize("awaited", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("says", [b"", b"HTTP/1.1 503 No\r\nContent-Length: 2\r\nRetry-After: 0\r\n\r\n{}"])
+async def test_a_rollback_is_sent_once_whatever_comes_of_it_and_an_activation_again(says: bytes, awaited: bool) -> None:
+    sent: list[bytes] = []
+
+    def answer(listener: socket.socket) -> None:
+        while True:
+            connection, _ = listener.accept()
+            with connection:
+                if not (asked := connection.recv(65_536)):
+                    return
+                sent.append(asked.split(b" ")[1])
+                connection.sendall(says)
+
+    async def ask(port: int, call: calls.Call[calls.BundleAnswer]) -> None:
+        url, patience = f"http://127.0.0.1:{port}", Patience(2, 0.01)
+        if awaited:
+            async with AsyncClient(url, patience=patience) as client:
+                await client.send(call)
+        else:
+            with Client(url, patience=patience) as blocking:
+                await asyncio.to_thread(blocking.send, call)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        thread = threading.Thread(target=answer, args=[listener])
+        thread.start()
+        for call in (calls.rollback(), calls.activate("1")):
+            with pytest.raises(Unreachable):
+                await ask(port, call)
+        socket.create_connection(("127.0.0.1", port)).close()  # which ends the thread
+        thread.join()
+    assert sent == [b"/admin/bundles/rollback", *[b"/admin/bundles/activate"] * 3]
 
 
 def test_a_refusal_is_typed_and_told_at_once(client: Client, url: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from model.text import HashedText, SentenceEncoder, hashed_terms, unit
+from tests.model.sentence import WORDS, write_encoder
 from training.text import fit_hashed_text
 
 FILMS = [
@@ -97,9 +98,6 @@ def test_unit_leaves_zero_rows_and_its_argument_alone() -> None:
 # A sentence encoder: a real Hugging Face folder, made here
 
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "orchard", "thieves", "harbour", "lights", "part", "one"]
-
-
 @pytest.fixture(scope="module")
 def offline() -> Iterator[None]:
     """Nothing here may reach a model hub. Both are read once, when the library is first imported."""
@@ -113,23 +111,7 @@ def offline() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, offline: None) -> Path:
-    """A BERT of random weights over a dozen whole words, as transformers writes one."""
-    from transformers import BertConfig, BertModel, BertTokenizerFast
-
-    path = tmp_path_factory.mktemp("encoder")
-    config = BertConfig(
-        vocab_size=len(WORDS),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=32,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        BertModel(config).save_pretrained(path)
-    BertTokenizerFast(vocab={word: n for n, word in enumerate(WORDS)}).save_pretrained(path)
-    return path
+    return write_encoder(tmp_path_factory.mktemp("encoder"))
 
 
 TITLES = ["the orchard thieves", "one", "harbour lights part one the orchard thieves the the part one", "unheard"]

@@ -226,3 +226,33 @@ async def test_a_crowd_that_keeps_the_loop_busy_is_no_flood(work: Doubling) -> N
     time.sleep(0.1)
     assert await asyncio.gather(*tasks) == list(range(0, 80, 2))
     await batcher.close()
+
+
+async def test_in_a_flood_those_who_are_let_in_wait_for_a_tenth_and_a_burst_after_it_is_sat_out() -> None:
+    def slow(questions: Sequence[int]) -> list[int]:
+        time.sleep(0.005 * len(questions))
+        return list(questions)
+
+    batcher = Batcher(slow, queue_size=1000, max_batch=8, max_wait=0.4)
+    batcher.start()
+
+    async def waited(number: int) -> float | None:
+        asked = time.perf_counter()
+        try:
+            await batcher.ask(number)
+        except Overloaded:
+            return None
+        return time.perf_counter() - asked
+
+    flood = []
+    for number in range(300):  # five times what can be computed
+        flood += [asyncio.create_task(waited(number)) for _ in range(5)]
+        await asyncio.sleep(0.005)
+    answers = await asyncio.gather(*flood)
+    let_in = sorted(seconds for seconds in answers[len(answers) // 2 :] if seconds is not None)
+    assert 20 < len(let_in) < len(answers) // 2
+    assert let_in[len(let_in) // 2] < 0.2, "by the first rule alone it would be 0.4 s and a batch"
+
+    crowd = await asyncio.gather(*(waited(number) for number in range(32)))
+    assert None not in crowd
+    await batcher.close()

@@ -68,6 +68,26 @@ async def test_clicks_count_for_the_rung_that_recommended_and_after_a_restart(tm
         assert value(run, "contrec_cited_events_total", **labels) == 1, "of a version that this process never served"
 
 
+async def test_a_list_without_a_user_is_shown_and_cited_but_says_nothing_of_recommending() -> None:
+    async with running(Circle()) as run:
+        for number, (path, source) in enumerate(
+            (("/items/i13/similar?k=3", "neighbours"), ("/popular?k=3", "popular"))
+        ):
+            answer = (await run.client.get(path)).json()
+            assert answer["source"] == source
+            await click(run, str(number), answer)
+            assert value(run, "contrec_cited_events_total", bundle="circle/1", source=source, type="click") == 1
+        assert value(run, "contrec_lists_total", bundle="circle/1") == 2
+        assert value(run, "contrec_shown_items") == 6
+        for name in ("contrec_history_items_count", "contrec_list_popularity_count", "contrec_list_diversity_count"):
+            assert value(run, name) == 0
+    async with running() as run:
+        await run.tell("ann", "a")
+        answer = (await run.client.get("/popular")).json()
+        await click(run, "x", answer)
+        assert value(run, "contrec_cited_events_total", bundle="other", source="other", type="click") == 1
+
+
 async def test_a_cold_user_is_a_history_of_zero() -> None:
     async with running(Circle()) as run:
         await run.recommend(user_id="nobody")
