@@ -44,7 +44,7 @@ def record(command: list[str]) -> dict[str, Any]:
         found: dict[str, Any] = {"machine": machine(), "command": " ".join(command)}
         started = time.monotonic()
         done = subprocess.run(command, env={**os.environ, "PYTEST_ADDOPTS": asked.strip()}, check=False)
-        found |= {"seconds": round(time.monotonic() - started, 1), "exit_code": done.returncode, **counted(report)}
+        found |= {"seconds": round(time.monotonic() - started, 3), "exit_code": done.returncode, **counted(report)}
     if cases := os.environ.get("CONTREC_FUZZ"):
         found["fuzz_cases"] = int(cases)
     return found
