@@ -14,6 +14,7 @@ const SETTLE_MS = 120; // how long a change may be followed by another before th
 const session = new Session();
 const known = new Map(); // item_id -> item, for what has been told with its title
 let shownIds = []; // of the points on the map
+let hadBundle = false; // when the map was last asked for
 let lastRecommendation = null;
 let lastWalked = "";
 let pickPlaces = []; // of the recommendations on the map, best first; null where the map has none
@@ -47,6 +48,8 @@ const ask = newestOnly(async (signal) => {
     remember(answer.items);
     show(answer);
     clear();
+    // A service that has just started again answers before it has its bundle: the map waits for that, and asks again.
+    if (answer.bundle === null && hadBundle) return void setTimeout(loadMap, 1000);
     await walk(answer, signal);
   } catch (error) {
     if (error.name === "AbortError") throw error;
@@ -79,6 +82,7 @@ const search = newestOnly(async (signal) => {
 async function loadMap() {
   try {
     const map = await call("GET", "/page/map");
+    hadBundle = map.bundle !== null;
     shownIds = map.item_ids;
     theMap.points(map.x, map.y, map.labels);
     offerCategories(map.categories);

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from playwright.sync_api import Route
 
 from tests.e2e.browser import Served, Tab, browser, open_tab, serve, write_popular_bundle
 
@@ -46,6 +47,22 @@ def test_a_service_that_goes_away_and_comes_back(serve: Serve, counts: dict[str,
     tab.answered("10 recommendations for this history")
     assert tab.page.locator("#notice").is_hidden()
     assert "Film 0" not in tab.titles(), "what was clicked meanwhile is not lost"
+
+
+def test_an_answer_from_before_the_bundle_was_loaded_is_asked_again(
+    serve: Serve, counts: dict[str, str], open_tab: Open
+) -> None:
+    """As a service that has just started again gives one, which the test above meets only at times."""
+    tab = open_tab(serve(**counts).address)
+    tab.answered("10 recommendations")
+
+    def early(route: Route) -> None:
+        route.fulfill(json=route.fetch().json() | {"items": [], "bundle": None})
+
+    tab.page.route("**/recommend", early, times=1)
+    tab.pick("Film 0")
+    tab.answered("Nothing to recommend")
+    tab.answered("10 recommendations for this history")
 
 
 def test_a_value_out_of_bounds_is_named_and_marked(serve: Serve, counts: dict[str, str], open_tab: Open) -> None:
