@@ -33,8 +33,7 @@ _TOGETHER, _ITEMS = 8, 400_000  # histories a step, and how many items they may 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Probabilities are those of the softmax of the scores over what the history does not hold, and what is explained:
-    training says nothing of the items that a history holds, beside others (docs/contrec.md, Trunk).
+    """Probabilities are those of the softmax of the scores over the whole catalogue.
 
     because: for each row of the list (history row, fall) pairs, most first: how far the logarithm of its probability
     falls without that item of the history. All are positive.
@@ -75,18 +74,17 @@ class Steps:
         if len(history) == 0 or len(rows) == 0:
             return
         candidates = candidates_of(recommender, history, rows)
-        met = np.setdiff1d(history, rows)
         histories = [history, *(history[history != row] for row in candidates)]
         together = max(1, min(_TOGETHER, _ITEMS // len(recommender.catalogue)))
         scores, whole = [], None
         for at in range(0, len(histories), together):
             tokens = recommender.encode(histories[at : at + together])
             tastes = recommender.generate(tokens, [Dials()] * len(tokens))
-            scores += [recommender.score_rows(taste, rows) - recommender.log_partition(taste, met) for taste in tastes]
+            scores += [recommender.score_rows(taste, rows) - recommender.log_partition(taste) for taste in tastes]
             whole = tastes[0] if at == 0 else whole
             yield
         falls = scores[0] - np.stack(scores[1:])  # (candidates, n)
-        categories = _categories(recommender, recommender.score(whole), met)
+        categories = _categories(recommender, recommender.score(whole))
         self.explanation = Explanation(tuple(_most(candidates, fall) for fall in falls.T), categories)
 
 
@@ -107,9 +105,7 @@ def candidates_of(recommender: Recommender, history: Rows, rows: Rows) -> Rows:
     return np.concatenate([newest, older[chosen]])
 
 
-def _categories(recommender: Recommender, scores: Floats, met: Rows) -> tuple[tuple[str, float], ...]:
-    scores = scores.copy()
-    scores[met] = -np.inf
+def _categories(recommender: Recommender, scores: Floats) -> tuple[tuple[str, float], ...]:
     shifted = np.exp(scores - scores.max())
     mass = recommender.catalogue.mass((shifted / shifted.sum()).astype(np.float32))
     return tuple(sorted(mass.items(), key=lambda pair: (-pair[1], pair[0]))[:CATEGORIES])

@@ -83,9 +83,6 @@ class Walk:
     share: float
 
 
-NO_ROWS: Rows = np.zeros(0, dtype=np.int64)
-
-
 class Recommender(ABC):
     """What every recommender can do. Subclasses state shapes only where they add to what is said here."""
 
@@ -140,10 +137,10 @@ class Recommender(ABC):
         """(n,) the scores of some rows; `score(taste)[rows]` is the plain twin."""
         return self.score(taste)[rows]
 
-    def log_partition(self, taste: Any, without: Rows = NO_ROWS) -> float:
-        """log sum exp of the scores of all items but some. Less this, a score is a log probability over the others, and
+    def log_partition(self, taste: Any) -> float:
+        """log sum exp of the scores of all items. Less this, a score is a log probability over the catalogue, and
         comparable between tastes; within one taste it is a constant."""
-        return log_sum(np.delete(self.score(taste), without))
+        return log_sum(self.score(taste))
 
     def unit_vectors(self, rows: Rows) -> Floats:
         """(n, D) unit vectors whose inner product says how alike two items are.

@@ -91,6 +91,14 @@ def read_all(results: Path = RESULTS) -> list[Cell]:
     return [read(path) for path in sorted(results.glob("*/*/*.json"))]
 
 
+def keep(place: str, found: dict[str, Any], command: str) -> None:
+    """What was measured beside the cells, as results/<place>.json with commit and command; it is printed too."""
+    path = RESULTS / f"{place}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found | {"commit": commit(), "command": command}, indent=1) + "\n", encoding="utf-8")
+    print(path.read_text(encoding="utf-8"))  # noqa: T201 - its purpose
+
+
 def commit() -> str:
     """Of this checkout, `+` behind it where code or recipes were changed since; empty where git has nothing to say."""
 

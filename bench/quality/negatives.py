@@ -11,7 +11,6 @@ log p(target) - log p(disliked), which is what the forms are about. Kept as benc
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -65,17 +64,12 @@ def main() -> None:
         trunk, _ = halves(load_recommender(path))
         for form, one in measure(trunk, prepared, seed).items():
             found[form].append(one)
-    kept = cells.RESULTS / "negatives.json"
     report = {
         "forms": found,
         "users": len(prepared.evaluation("test")),
         "disliked": len(prepared.train_negatives()[1]),
-        "commit": cells.commit(),
-        "command": "python -m bench.quality.negatives " + " ".join(sys.argv[1:]),
     }
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    print(kept.read_text(encoding="utf-8"))  # noqa: T201 - its purpose
+    cells.keep("negatives", report, "python -m bench.quality.negatives " + " ".join(sys.argv[1:]))
 
 
 def measure(trunk: ContinuousRecommender, prepared: Prepared, seed: int) -> dict[str, dict[str, float]]:

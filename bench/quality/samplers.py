@@ -10,7 +10,6 @@ the scorer that the service uses is within a percent of the best. Kept as bench/
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import replace
 from typing import Any
@@ -48,15 +47,8 @@ def main() -> None:
     given = parser.parse_args()
     prepared = load(given.set_name)
     path, _ = contrec_bundle(Ask(prepared, SETS[given.set_name], given.set_name, given.seed))
-    found = measure(load_recommender(path), prepared, users=given.users) | {
-        "seed": given.seed,
-        "commit": cells.commit(),
-        "command": "python -m bench.quality.samplers " + " ".join(sys.argv[1:]),
-    }
-    kept = cells.RESULTS / given.set_name / "samplers.json"
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(kept.read_text(encoding="utf-8"))  # noqa: T201 - its purpose
+    found = measure(load_recommender(path), prepared, users=given.users) | {"seed": given.seed}
+    cells.keep(f"{given.set_name}/samplers", found, "python -m bench.quality.samplers " + " ".join(sys.argv[1:]))
 
 
 def measure(served: Recommender, prepared: Prepared, *, users: int) -> dict[str, Any]:

@@ -10,7 +10,6 @@ the models are those of the table, trained on first use. Kept as bench/quality/r
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -33,16 +32,9 @@ def main() -> None:
     given = parser.parse_args()
     prepared = load(given.set_name)
     ask = Ask(prepared, SETS[given.set_name], given.set_name, given.seed)
-    found = {
-        "rows": measure({name: MODELS[name].fit(ask).scorer for name in ROWS}, prepared),
-        "seed": given.seed,
-        "commit": cells.commit(),
-        "command": "python -m bench.quality.short " + " ".join(sys.argv[1:]),
-    }
-    path = cells.RESULTS / given.set_name / "short.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(path.read_text(encoding="utf-8"))  # noqa: T201 - its purpose
+    rows = measure({name: MODELS[name].fit(ask).scorer for name in ROWS}, prepared)
+    command = "python -m bench.quality.short " + " ".join(sys.argv[1:])
+    cells.keep(f"{given.set_name}/short", {"rows": rows, "seed": given.seed}, command)
 
 
 def measure(scorers: Mapping[str, Scorer], prepared: Prepared) -> list[dict[str, Any]]:

@@ -72,12 +72,12 @@ def measure(recommender: Recommender, history: Rows, k: int) -> Floats:
 
 
 def log_probabilities(recommender: Recommender, histories: Sequence[Rows], rows: Rows) -> Floats:
-    """(histories, n) of rows (n,) after each history, among what the first of them, the whole, does not hold."""
-    found, met = [], np.setdiff1d(histories[0], rows)
+    """(histories, n) of rows (n,) after each history."""
+    found = []
     for at in range(0, len(histories), TOGETHER):
         tokens = recommender.encode(histories[at : at + TOGETHER])
         scores = map(recommender.score, recommender.generate(tokens, [Dials()] * len(tokens)))
-        found += [score[rows] - log_sum(np.delete(score, met)) for score in scores]
+        found += [score[rows] - log_sum(score) for score in scores]
     return np.stack(found)
 
 

@@ -28,7 +28,7 @@ from model.catalogue import Item, Mask, Rows
 from model.continuous.recommender import ContinuousRecommender
 from model.continuous.retrieval import ContinuousTaste, log_partition, mix, retrieve_mixture, rough_logits, tastes_of
 from model.index import ItemIndex
-from model.recommender import NO_ROWS, Dials, Floats, Recommender, UserTokens, Walk
+from model.recommender import Dials, Floats, Recommender, UserTokens, Walk
 from model.sieve import Slack, make_sieve
 
 HYBRID = "hybrid.json"  # what tells a bundle with two halves from one with a single half
@@ -191,8 +191,8 @@ class Hybrid(Recommender):
         width = self.behaviour.index.dimensions
         return np.concatenate([taste.vectors[:, : width - 1], taste.vectors[:, width:-1]], axis=1)
 
-    def log_partition(self, taste: ContinuousTaste, without: Rows = NO_ROWS) -> float:
-        return log_partition(self.rough(taste), without, lambda rows: self.score_rows(taste, rows))
+    def log_partition(self, taste: ContinuousTaste) -> float:
+        return log_partition(self.rough(taste), lambda rows: self.score_rows(taste, rows))
 
     def neighbours(self, rows: Rows, eligible: Mask, k: int) -> tuple[Rows, Floats]:
         return self.behaviour.neighbours(rows, eligible, k)

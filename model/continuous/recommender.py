@@ -51,7 +51,7 @@ from model.continuous.retrieval import (
 )
 from model.continuous.sampler import Sampler
 from model.index import ItemIndex
-from model.recommender import NO_ROWS, Dials, Floats, Recommender, UserTokens, Walk, best
+from model.recommender import Dials, Floats, Recommender, UserTokens, Walk, best
 from model.sieve import Sieve, Slack, make_sieve
 from model.tensors import read_tensors
 from model.text import item_text, unit
@@ -238,8 +238,8 @@ class ContinuousRecommender(Recommender):
     def score_rows(self, taste: ContinuousTaste, rows: Rows) -> Floats:
         return mix(taste.vectors @ self.index.matrix[rows].T, taste.log_weights)
 
-    def log_partition(self, taste: ContinuousTaste, without: Rows = NO_ROWS) -> float:
-        return log_partition(self.rough(taste), without, lambda rows: self.score_rows(taste, rows))
+    def log_partition(self, taste: ContinuousTaste) -> float:
+        return log_partition(self.rough(taste), lambda rows: self.score_rows(taste, rows))
 
     def unit_vectors(self, rows: Rows) -> Floats:
         return unit(self.index.matrix[rows, :-1])

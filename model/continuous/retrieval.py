@@ -125,13 +125,10 @@ def best_of(index: ItemIndex, taste: ContinuousTaste, candidates: Rows, k: int) 
     return candidates[places], scores
 
 
-def log_partition(rough: Floats, without: Rows, exact: Callable[[Rows], Floats]) -> float:
-    """log sum exp of the scores of all items but some: the greatest, which have most of the sum, by exact, rows (n,) ->
-    (n,); the others as rough (N,) has them, where rounding up and down evens out."""
-    scores = rough.copy()
-    scores[without] = -np.inf
-    greatest = np.argpartition(scores, -min(_GREATEST, len(scores)))[-_GREATEST:]
-    greatest = greatest[scores[greatest] > -np.inf]
+def log_partition(rough: Floats, exact: Callable[[Rows], Floats]) -> float:
+    """log sum exp of the scores of all items: the greatest, which have most of the sum, by exact, rows (n,) -> (n,);
+    the others as rough (N,) has them, where rounding up and down evens out."""
+    scores, greatest = rough.copy(), np.argpartition(rough, -min(_GREATEST, len(rough)))[-_GREATEST:]
     scores[greatest] = exact(greatest)
     return log_sum(scores)
 

@@ -27,7 +27,7 @@ from model.catalogue import Item, Mask, Rows
 from model.continuous.hybrid import HYBRID, Hybrid
 from model.continuous.recommender import ContinuousRecommender, read_json, write_json
 from model.continuous.retrieval import ContinuousTaste, best_of, least_of, log_partition
-from model.recommender import NO_ROWS, Dials, Floats, Recommender, UserTokens, Walk, best
+from model.recommender import Dials, Floats, Recommender, UserTokens, Walk, best
 from model.sieve import possible
 from model.tensors import read_arrays
 
@@ -216,9 +216,9 @@ class WithTransitions(Recommender):
         found: Floats = self.base.score_rows(taste.base, rows) + self._bonus(taste)[rows]
         return found
 
-    def log_partition(self, taste: FollowedTaste, without: Rows = NO_ROWS) -> float:
+    def log_partition(self, taste: FollowedTaste) -> float:
         rough = self.base.rough(taste.base) + self._bonus(taste)
-        return log_partition(rough, without, lambda rows: self.score_rows(taste, rows))
+        return log_partition(rough, lambda rows: self.score_rows(taste, rows))
 
     def _bonus(self, taste: FollowedTaste) -> Floats:
         bonus = np.zeros(len(self.catalogue), dtype=np.float32)

@@ -4,6 +4,7 @@ cannot be loaded. The encoder is a real one, made here; weights and items are ra
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -33,6 +34,13 @@ def reading_with(encoder: str) -> WithTransitions:
     return recommender
 
 
+def published(root: Path, encoder: str) -> Path:
+    """The bundle of such a recommender."""
+    fill = reading_with(encoder).save
+    told: dict[str, Any] = {"config": {}, "data_fingerprint": "none", "metrics": {}}
+    return write_bundle(root, NAME, kind="continuous", recipe="contrec", fill=fill, **told)
+
+
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(sentence.write_encoder(tmp_path_factory.mktemp("encoder")))
@@ -41,16 +49,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
 async def test_the_encoder_is_there_before_the_first_text(
     tmp_path: Path, encoder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = write_bundle(
-        tmp_path,
-        NAME,
-        kind="continuous",
-        recipe="contrec",
-        config={},
-        data_fingerprint="none",
-        metrics={},
-        fill=reading_with(encoder).save,
-    )
+    path = published(tmp_path, encoder)
     activate(tmp_path, NAME, path.name)
     async with running(bundles=tmp_path, bundle=NAME) as run:
         assert run.service.bundles.version == path.name
@@ -65,16 +64,7 @@ async def test_the_encoder_is_there_before_the_first_text(
 
 
 def test_the_halves_of_a_bundle_share_it(tmp_path: Path, encoder: str) -> None:
-    path = write_bundle(
-        tmp_path,
-        NAME,
-        kind="continuous",
-        recipe="contrec",
-        config={},
-        data_fingerprint="none",
-        metrics={},
-        fill=reading_with(encoder).save,
-    )
+    path = published(tmp_path, encoder)
     loaded = load_recommender(path)
     assert isinstance(loaded, WithTransitions)
     assert isinstance(loaded.base, Hybrid)
