@@ -29,8 +29,8 @@ PARTS: Mapping[str, tuple[str, str]] = MappingProxyType(
         ),
         "ablations": (
             "What denoising is worth",
-            "The trunk is the same and frozen, its head trained otherwise; every row is a mixture at half weight, but "
-            "for plain diffusion, which is one sample.",
+            "A frozen trunk, its head trained otherwise; without sigma the trunk is trained anew, and DeftRec's rows "
+            "have its own. Every row is a mixture at half weight, but for plain diffusion, which is one sample.",
         ),
         "guards": (
             "What each guard is worth",

@@ -75,7 +75,8 @@ def plain_diffusion(ask: Ask) -> Fitted:
         for guidance in GUIDANCE:
             asked = _Scorer(mine, head, guidance)
             found = evaluate(asked, ask.prepared, "validation", users=2000, seed=ask.seed).ndcg(10)
-            told(f"plain diffusion w={guidance:g}", epoch, part.epochs, {"loss": total, "ndcg@10": found})
+            values = {"loss": total / part.steps_per_epoch, "ndcg@10": found}
+            told(f"plain diffusion w={guidance:g}", epoch, part.epochs, values)
             if found > best[0]:
                 best = found, guidance, {name: value.clone() for name, value in head.state_dict().items()}
         head.train()
