@@ -33,7 +33,8 @@ _TOGETHER, _ITEMS = 8, 400_000  # histories a step, and how many items they may 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Probabilities are those of the softmax of the scores over the whole catalogue.
+    """Probabilities are those of the softmax of the scores over the whole catalogue, what was met included: among what
+    was not, the last volume of a series would be no reason for the next one, which leads that field without it too.
 
     because: for each row of the list (history row, fall) pairs, most first: how far the logarithm of its probability
     falls without that item of the history. All are positive.
