@@ -24,7 +24,7 @@ from bench.quality.sets import RUNS, data_folder
 from bench.quality.tuning import trunk_recipe
 from model import load_recommender
 from model.continuous.recommender import ContinuousRecommender
-from model.recommender import Dials
+from model.recommender import Dials, Recommender
 from training.data.clean import Cleaning
 from training.data.prepare import prepare
 from training.data.prepared import Prepared
@@ -89,7 +89,7 @@ def _asked(recommender: ContinuousRecommender, prepared: Prepared) -> dict[str, 
     }
 
 
-def above_the_disliked(recommender: ContinuousRecommender, prepared: Prepared) -> float:
+def above_the_disliked(recommender: Recommender, prepared: Prepared) -> float:
     """Mean of log p(target) - log p(disliked) over the disliked items of each user of the test, then over users."""
     offsets, items = prepared.train_negatives()
     asked = prepared.evaluation("test")

@@ -1,7 +1,8 @@
-"""bench/quality/short.py, samplers.py and speed.py: what stands beside the cells of a set."""
+"""bench/quality/short.py, samplers.py, speed.py and negatives.py: what stands beside the cells of a set."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,14 +10,15 @@ import numpy as np
 import pytest
 
 from bench.quality import __main__ as command
-from bench.quality import cells, page, samplers, short, speed
+from bench.quality import cells, negatives, page, samplers, short, speed
 from model.continuous.recommender import Mixture
 from model.continuous.transitions import WithTransitions
-from model.recommender import Dials
+from model.recommender import Dials, Popular
 from tests.bench.test_quality_table import results, toy_set
 from tests.contracts.recommender_contract import HISTORIES
 from tests.model.fitted import fitted, toy_prepared
 from training.baselines import Popularity
+from training.data.prepared import Negatives
 from training.evaluate import evaluate, recommender_scorer
 from training.stages.transitions import fit_transitions
 
@@ -76,6 +78,26 @@ def test_a_request_costs_something() -> None:
     found = speed.milliseconds(fitted().recommender(0.0), toy_prepared(), users=5)
     assert set(found) == {"history", "list"}
     assert min(found.values()) > 0
+
+
+def test_how_far_targets_are_above_what_was_disliked_is_a_mean_of_users() -> None:
+    prepared = toy_prepared()
+    asked = prepared.evaluation("test")
+    unmet = [
+        np.setdiff1d(np.arange(len(prepared.catalogue)), prepared.items[start:end])
+        for start, end in zip(prepared.offsets[:-1], prepared.offsets[1:], strict=True)
+    ]
+    one, two = asked.users[:2].tolist()
+    disliked = {one: unmet[one][:2], two: unmet[two][-1:]}  # the others dislike nothing, and do not count
+    offsets = np.cumsum([0, *(len(disliked.get(user, ())) for user in range(len(prepared.users)))])
+    rows = np.concatenate(list(disliked.values())).astype(np.int32)
+    times, values = np.zeros(len(rows), dtype=np.int64), np.full(len(rows), np.nan, dtype=np.float32)
+    told = Negatives(offsets.astype(np.int64), rows, times, values, np.zeros(len(rows), dtype=np.int8))
+    popular = Popular(prepared.catalogue, np.arange(len(prepared.catalogue)) ** 2)
+    target = dict(zip(asked.users.tolist(), (asked.targets.astype(float) ** 2).tolist(), strict=True))
+    expected = np.mean([target[user] - np.mean(rows.astype(float) ** 2) for user, rows in disliked.items()])
+    found = negatives.above_the_disliked(popular, dataclasses.replace(prepared, negatives=told))
+    assert found == pytest.approx(expected)
 
 
 def test_the_page_shows_what_lies_beside_the_cells(
