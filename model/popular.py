@@ -15,8 +15,8 @@ from safetensors.numpy import save_file
 
 from model.bundle import BundleError
 from model.catalogue import Catalogue
+from model.files import read_arrays
 from model.recommender import Popular
-from model.tensors import read_arrays
 
 CATALOGUE = "catalogue.jsonl"
 ITEMS = "items.safetensors"

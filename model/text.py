@@ -6,6 +6,8 @@ text goes through the very same function as the text of the items that were trai
     encoder = HashedText.load(folder)          # fitted by training/text.py
     encoder = SentenceEncoder("path/or/id")    # any Hugging Face encoder, mean-pooled
     encoder.encode(["Solaris (1972). Drama, Sci-Fi"])
+    kept = KeptEncoder.load(folder)            # either of them, as a bundle names it
+    kept.encode([Item("i1", title="Solaris")])
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from model.catalogue import Item
-from model.tensors import own_memory, read_arrays
+from model.files import own_memory, read_arrays, read_json, write_json
 
 Floats = NDArray[np.float32]
 HASHED = "hashed"  # the name of the embedded encoder, in recipes and bundles
@@ -138,6 +140,45 @@ class SentenceEncoder:
             real = inputs["attention_mask"][..., None].to(states.dtype)
             vectors[some] = ((states * real).sum(1) / real.sum(1).clamp(min=1)).float().cpu().numpy()
         return unit(vectors)
+
+
+class KeptEncoder:
+    """What a bundle holds: an encoder under its name.
+
+    encoder: None to load it by `ready`, or when the first text comes: a sentence encoder takes seconds, and who only
+    evaluates a bundle never needs one.
+    """
+
+    def __init__(self, encoder: TextEncoder | None, name: str) -> None:
+        self.name = name
+        self._encoder = encoder
+
+    def encode(self, items: Sequence[Item]) -> Floats:
+        """(n, D) unit vectors of what an encoder reads of the items. Raises ValueError when it cannot be loaded."""
+        return self.ready().encode([item_text(item) for item in items])
+
+    def ready(self) -> TextEncoder:
+        """The encoder, loaded where it was not yet. Raises ValueError when it cannot be."""
+        if self._encoder is None:
+            self._encoder = SentenceEncoder(self.name)
+        return self._encoder
+
+    def or_that_of(self, other: KeptEncoder) -> KeptEncoder:
+        """The other where both would load the same: one model need not lie in memory twice."""
+        return other if self._encoder is None and self.name == other.name else self
+
+    def save(self, folder: Path) -> None:
+        """Writes text/ into an existing folder: the embedded encoder whole, any other by its name."""
+        (folder / "text").mkdir()
+        if isinstance(self._encoder, HashedText):
+            self._encoder.save(folder / "text")
+        write_json(folder / "text" / "encoder.json", {"encoder": self.name})
+
+    @classmethod
+    def load(cls, folder: Path) -> KeptEncoder:
+        """Reads what `save` wrote."""
+        name = read_json(folder / "text" / "encoder.json")["encoder"]
+        return cls(HashedText.load(folder / "text") if name == HASHED else None, name)
 
 
 def unit(vectors: Floats) -> Floats:

@@ -34,7 +34,7 @@ from model.semantic.cold import ColdIds
 from model.semantic.decoding import Decoding
 from model.semantic.network import SemanticNetwork
 from model.semantic.recommender import SemanticRecommender
-from model.text import HASHED, item_text
+from model.text import HASHED, KeptEncoder, item_text
 from training.evaluate import Scorer, evaluate, recommender_scorer
 from training.recipe import load_recipe
 from training.recipes.semantic import SemanticRecipe
@@ -118,7 +118,7 @@ def untrained(ask: Ask) -> tuple[SemanticRecommender, Twin]:
     digits = torch.from_numpy(encoding.digits(text, collaborative, known))
     torch.manual_seed(ask.seed)
     shape = shape_of(recipe.network, encoding.count, encoding.codes)
-    cold = ColdIds(encoding, encoder, HASHED)
+    cold = ColdIds(encoding, KeptEncoder(encoder, HASHED))
     recommender = recommender_of(SemanticNetwork(shape, digits), cold, ask.prepared, Decoding())
     return recommender, Twin(Autoregressive(shape, digits, 0.0), recommender.counts)
 

@@ -24,7 +24,7 @@ from model.continuous.cold import ColdItems
 from model.continuous.head import Head, HeadShape
 from model.continuous.recommender import ContinuousRecommender, Mixture
 from model.continuous.tokenizer import Tokenizer, TokenizerShape
-from model.text import HASHED, HashedText
+from model.text import HASHED, HashedText, KeptEncoder
 
 WAYS, TOKEN = 4, 64
 
@@ -71,7 +71,7 @@ def _recommender(items: int, width: int) -> ContinuousRecommender:
         torch.ones(items, dtype=torch.int64),
         Mixture(4, (0.5,), 0.2),
         max_profile=100,
-        cold=ColdItems(tokenizer, torch.randn(width, WAYS * TOKEN, generator=draw), encoder, HASHED),
+        cold=ColdItems(tokenizer, torch.randn(width, WAYS * TOKEN, generator=draw), KeptEncoder(encoder, HASHED)),
     )
 
 

@@ -13,7 +13,6 @@ look, and rotary positions are relative, so the most recent item has a stable pl
 from __future__ import annotations
 
 import functools
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -27,7 +26,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, LlamaConfig, LlamaModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from model.tensors import read_tensors
+from model.files import read_json, read_tensors, write_json
 
 if TYPE_CHECKING:
     from model.continuous.language import LanguageBackbone, LanguageShape
@@ -159,8 +158,7 @@ class Trunk(nn.Module):
         """Into an existing folder, as safetensors and JSON. include_base: of a pretrained model, its weights too."""
         if isinstance(self.backbone, Backbone):
             save_file(self.state_dict(), folder / "weights.safetensors")
-            shape = json.dumps(asdict(self.backbone.shape), indent=2) + "\n"
-            (folder / "shape.json").write_text(shape, encoding="utf-8")
+            write_json(folder / "shape.json", asdict(self.backbone.shape))
         else:
             self.backbone.save(folder, include_base=include_base)
             save_file(self.anchor.state_dict(), folder / "weights.safetensors")
@@ -176,7 +174,7 @@ class Trunk(nn.Module):
             trunk = cls(backbone.shape, backbone=backbone)
             trunk.anchor.load_state_dict(weights)
             return trunk
-        trunk = cls(BackboneShape(**json.loads((folder / "shape.json").read_text(encoding="utf-8"))))
+        trunk = cls(BackboneShape(**read_json(folder / "shape.json")))
         trunk.load_state_dict(weights)
         return trunk
 

@@ -6,13 +6,12 @@
 The tokenizer has seen this in training: it hides the whole collaborative block of some rows. Knows no user, no index
 and no catalogue; items in, vectors out.
 
-    cold = ColdItems(tokenizer, space.project.weight, encoder, encoder_name)
+    cold = ColdItems(tokenizer, space.project.weight, KeptEncoder(encoder, "hashed"))
     cold.vectors([Item("new", title="Solaris", text="...")])      # (1, W)
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -24,8 +23,8 @@ from torch import Tensor
 from model.catalogue import Item
 from model.continuous.space import TextPlace
 from model.continuous.tokenizer import Tokenizer
-from model.tensors import read_tensors
-from model.text import HASHED, HashedText, SentenceEncoder, TextEncoder, item_text
+from model.files import read_tensors
+from model.text import KeptEncoder
 
 
 class Newcomers(Protocol):
@@ -42,53 +41,17 @@ class Newcomers(Protocol):
         ...
 
 
-class KeptEncoder:
-    """A text encoder under its name. encoder: None to load it by `ready`, or when the first text comes: a sentence
-    encoder takes seconds, and who only evaluates a bundle never needs one."""
-
-    def __init__(self, encoder: TextEncoder | None, name: str) -> None:
-        self.name = name
-        self._encoder = encoder
-
-    def encode(self, items: Sequence[Item]) -> Tensor:
-        """(n, D) unit vectors of what an encoder reads of the items. Raises ValueError when it cannot be loaded."""
-        return torch.from_numpy(self.ready().encode([item_text(item) for item in items]))
-
-    def ready(self) -> TextEncoder:
-        """The encoder, loaded where it was not yet. Raises ValueError when it cannot be."""
-        if self._encoder is None:
-            self._encoder = SentenceEncoder(self.name)
-        return self._encoder
-
-    def or_that_of(self, other: KeptEncoder) -> KeptEncoder:
-        """The other where both would load the same: one model need not lie in memory twice."""
-        return other if self._encoder is None and self.name == other.name else self
-
-    def save(self, folder: Path) -> None:
-        """Writes text/ into an existing folder: the embedded encoder whole, any other by its name."""
-        (folder / "text").mkdir()
-        if isinstance(self._encoder, HashedText):
-            self._encoder.save(folder / "text")
-        (folder / "text" / "encoder.json").write_text(json.dumps({"encoder": self.name}) + "\n", encoding="utf-8")
-
-    @classmethod
-    def load(cls, folder: Path) -> KeptEncoder:
-        """Reads what `save` wrote."""
-        name = json.loads((folder / "text" / "encoder.json").read_text(encoding="utf-8"))["encoder"]
-        return cls(HashedText.load(folder / "text") if name == HASHED else None, name)
-
-
 class ColdItems:
     """Of the behaviour half. tokenizer: as it was fitted. projection: (W, K * D), the P of the item space."""
 
-    def __init__(self, tokenizer: Tokenizer, projection: Tensor, encoder: TextEncoder | None, name: str) -> None:
+    def __init__(self, tokenizer: Tokenizer, projection: Tensor, encoder: KeptEncoder) -> None:
         self.tokenizer = tokenizer.cpu().eval()
         self.projection = projection.detach().cpu().float().contiguous()
-        self.encoder = KeptEncoder(encoder, name)
+        self.encoder = encoder
 
     @torch.inference_mode()
     def vectors(self, items: Sequence[Item]) -> Tensor:
-        text = self.encoder.encode(items)
+        text = torch.from_numpy(self.encoder.encode(items))
         signals = torch.cat([text.new_zeros(len(items), self.tokenizer.shape.collaborative), text], dim=1)
         tokens = self.tokenizer.encode(signals, torch.zeros(len(items), dtype=torch.bool))  # (n, K, D)
         return (tokens.flatten(1) @ self.projection.T).clone()
@@ -105,13 +68,13 @@ class ColdItems:
 class ColdWords:
     """Of the text half. place: as it was trained."""
 
-    def __init__(self, place: TextPlace, encoder: TextEncoder | None, name: str) -> None:
+    def __init__(self, place: TextPlace, encoder: KeptEncoder) -> None:
         self.place = place.cpu().eval()
-        self.encoder = KeptEncoder(encoder, name)
+        self.encoder = encoder
 
     @torch.inference_mode()
     def vectors(self, items: Sequence[Item]) -> Tensor:
-        placed: Tensor = self.place(self.encoder.encode(items))
+        placed: Tensor = self.place(torch.from_numpy(self.encoder.encode(items)))
         return placed.clone()
 
     def save(self, folder: Path) -> None:
@@ -128,12 +91,8 @@ def load_newcomers(folder: Path) -> Newcomers | None:
         return None
     weights, encoder = read_tensors(file), KeptEncoder.load(folder)
     if "projection" in weights:
-        cold = ColdItems(Tokenizer.load(folder / "tokenizer"), weights["projection"], None, encoder.name)
-        cold.encoder = encoder
-        return cold
+        return ColdItems(Tokenizer.load(folder / "tokenizer"), weights["projection"], encoder)
     hidden, dim = weights["mlp.0.weight"].shape
     place = TextPlace(dim, len(weights["linear.weight"]), hidden)
     place.load_state_dict(weights)
-    words = ColdWords(place, None, encoder.name)
-    words.encoder = encoder
-    return words
+    return ColdWords(place, encoder)

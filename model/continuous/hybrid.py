@@ -15,7 +15,6 @@ its own few lines, no HTTP, no store.
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Sequence
 from itertools import compress
 from pathlib import Path
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 from model.catalogue import Item, Mask, Rows
 from model.continuous.recommender import ContinuousRecommender
 from model.continuous.retrieval import ContinuousTaste, log_partition, mix, retrieve_mixture, rough_logits, tastes_of
+from model.files import read_json, write_json
 from model.index import ItemIndex
 from model.recommender import Dials, Floats, Recommender, UserTokens, Walk
 from model.sieve import Slack, make_sieve
@@ -224,7 +224,7 @@ class Hybrid(Recommender):
         (folder / "text_half").mkdir()
         self.text.save(folder / "text_half")
         (folder / "text_half" / "catalogue.jsonl").unlink()  # the same as the one above it
-        (folder / HYBRID).write_text(json.dumps({"alpha": self.alpha}) + "\n", encoding="utf-8")
+        write_json(folder / HYBRID, {"alpha": self.alpha})
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> Hybrid:
@@ -233,7 +233,7 @@ class Hybrid(Recommender):
         text = ContinuousRecommender.load(folder / "text_half", device, catalogue=behaviour.catalogue)
         if behaviour.cold is not None and text.cold is not None:
             text.cold.encoder = text.cold.encoder.or_that_of(behaviour.cold.encoder)
-        return cls(behaviour, text, json.loads((folder / HYBRID).read_text(encoding="utf-8"))["alpha"])
+        return cls(behaviour, text, read_json(folder / HYBRID)["alpha"])
 
 
 def _added(mine: Floats, words: Floats, alpha: np.float32) -> Floats:

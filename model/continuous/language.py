@@ -17,7 +17,6 @@ repository. This module knows no users, no files but a bundle's, and nothing of 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -33,7 +32,7 @@ from transformers import AutoConfig, AutoModel
 from transformers.utils import logging
 
 from model.bundle import BundleError
-from model.tensors import own_memory, read_tensors
+from model.files import own_memory, read_json, read_tensors, write_json
 
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -134,12 +133,11 @@ class LanguageBackbone(nn.Module):
         own = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("lm.")}
         words = {"prompt": self.prompt, "titles": self.titles, "lengths": self.lengths}
         save_file({name: tensor.contiguous() for name, tensor in (own | words).items()}, folder / "words.safetensors")
-        (folder / "language.json").write_text(json.dumps(asdict(self.shape), indent=2) + "\n", encoding="utf-8")
+        write_json(folder / "language.json", asdict(self.shape))
         plain, lora = split_adapter(self.lm)
         if self.adapter is not None:
             save_file(lora, folder / ADAPTER[1], metadata={"format": "pt"})
-            config = json.dumps(self.adapter, indent=2, sort_keys=True) + "\n"
-            (folder / ADAPTER[0]).write_text(config, encoding="utf-8")
+            write_json(folder / ADAPTER[0], dict(sorted(self.adapter.items())))
         if include_base:
             (folder / "base").mkdir()
             self.lm.config.save_pretrained(folder / "base")  # type: ignore[operator, union-attr]
@@ -148,7 +146,7 @@ class LanguageBackbone(nn.Module):
     @classmethod
     def load(cls, folder: Path) -> LanguageBackbone:
         """Reads what `save` wrote. Raises BundleError where the base model is not at hand, or is another one."""
-        shape = LanguageShape(**json.loads((folder / "language.json").read_text(encoding="utf-8")))
+        shape = LanguageShape(**read_json(folder / "language.json"))
         included = (folder / "base").is_dir()
         place, revision = (str(folder / "base"), None) if included else (shape.base, shape.revision)
         lm = load_base(place, revision, local=True)
@@ -223,7 +221,7 @@ def add_adapter(lm: nn.Module, folder: Path) -> None:
 
     Raises BundleError for a kind of adapter that this sum does not describe.
     """
-    config = json.loads((folder / ADAPTER[0]).read_text(encoding="utf-8"))
+    config = read_json(folder / ADAPTER[0])
     plain = config.get("peft_type") == "LORA" and config.get("bias", "none") == "none"
     others = ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "trainable_token_indices", "lora_bias")
     if not plain or any(config.get(name) for name in others):

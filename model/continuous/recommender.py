@@ -20,12 +20,10 @@ index about the few items only that may be among the best. The list is exactly t
 from __future__ import annotations
 
 import copy
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -50,10 +48,10 @@ from model.continuous.retrieval import (
     tastes_of,
 )
 from model.continuous.sampler import Sampler
+from model.files import read_json, read_tensors, write_json
 from model.index import ItemIndex
 from model.recommender import Dials, Floats, Recommender, UserTokens, Walk, best
 from model.sieve import Sieve, Slack, make_sieve
-from model.tensors import read_tensors
 from model.text import item_text, unit
 
 _TOGETHER = 2**22  # cosines held at a time: 16 MB
@@ -417,14 +415,3 @@ def _lengths(matrix: Floats) -> Floats:
     """(N,) of the vectors in [E, b], 1 for the zero vector, so that one may divide by it."""
     lengths: Floats = np.linalg.norm(matrix[:, :-1], axis=1).astype(np.float32)
     return np.where(lengths > 0, lengths, np.float32(1))
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """A small file of a bundle."""
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """What `write_json` wrote."""
-    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return value

@@ -10,7 +10,6 @@ variance that is drawn instead of learnt.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from model.tensors import read_tensors
+from model.files import read_json, read_tensors, write_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +123,12 @@ class Tokenizer(nn.Module):
     def save(self, folder: Path) -> None:
         """Writes weights.safetensors and shape.json into an existing folder."""
         save_file(self.state_dict(), folder / "weights.safetensors")
-        (folder / "shape.json").write_text(json.dumps(asdict(self.shape), indent=2) + "\n", encoding="utf-8")
+        write_json(folder / "shape.json", asdict(self.shape))
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
         """Reads what `save` wrote."""
-        tokenizer = cls(TokenizerShape(**json.loads((folder / "shape.json").read_text(encoding="utf-8"))))
+        tokenizer = cls(TokenizerShape(**read_json(folder / "shape.json")))
         tokenizer.load_state_dict(read_tensors(folder / "weights.safetensors"))
         return tokenizer.eval()
 

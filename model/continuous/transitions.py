@@ -25,11 +25,11 @@ from safetensors.numpy import save_file
 
 from model.catalogue import Item, Mask, Rows
 from model.continuous.hybrid import HYBRID, Hybrid
-from model.continuous.recommender import ContinuousRecommender, read_json, write_json
+from model.continuous.recommender import ContinuousRecommender
 from model.continuous.retrieval import ContinuousTaste, best_of, least_of, log_partition
+from model.files import read_arrays, read_json, write_json
 from model.recommender import Dials, Floats, Recommender, UserTokens, Walk, best
 from model.sieve import possible
-from model.tensors import read_arrays
 
 TRANSITIONS = "transitions"  # the folder that tells a bundle with this expert from one without
 NEAREST = 10  # items that stand in for a new one

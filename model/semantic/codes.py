@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from model.tensors import read_arrays
+from model.files import read_arrays
 from model.text import unit
 
 Floats = NDArray[np.float32]

@@ -13,12 +13,10 @@ Nothing here knows HTTP or a store.
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +27,7 @@ from torch import Tensor
 
 from model.catalogue import Catalogue, Item, Mask, Rows
 from model.cold import starting_bias
+from model.files import read_json, read_tensors, write_json
 from model.recommender import Dials, Floats, Recommender, UserTokens, best
 from model.semantic.codes import digest
 from model.semantic.cold import ColdIds
@@ -36,7 +35,6 @@ from model.semantic.decoding import Decoding, beam, conditional
 from model.semantic.lattice import Lattice, spans
 from model.semantic.network import Context, SemanticNetwork, SemanticShape
 from model.semantic.packed import ContextMaker, FirstPass, HistoryReader
-from model.tensors import read_tensors
 from model.text import item_text, unit
 
 DENSE_ITEMS = 200_000
@@ -131,7 +129,7 @@ class SemanticRecommender(Recommender):
         return twin
 
     def expect_items(self) -> None:
-        self.cold.ready()
+        self.cold.encoder.ready()
 
     def with_decoding(self, decoding: Decoding) -> SemanticRecommender:
         """The same network and items, decoded in another way."""
@@ -310,12 +308,12 @@ class SemanticRecommender(Recommender):
             "decoding": asdict(self.decoding),
             "digits_sha256": digest(digits.numpy()),
         }
-        (folder / "semantic.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / "semantic.json", record)
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> SemanticRecommender:
         """Reads what `save` wrote; the caller has verified the bundle."""
-        record: dict[str, Any] = json.loads((folder / "semantic.json").read_text(encoding="utf-8"))
+        record = read_json(folder / "semantic.json")
         items = read_tensors(folder / "items.safetensors")
         network = SemanticNetwork(SemanticShape(**record["shape"]), items["digits"])
         network.load_state_dict(read_tensors(folder / "network.safetensors"))

@@ -10,7 +10,7 @@ import numpy as np
 from model.continuous.cold import ColdItems
 from model.continuous.recommender import ContinuousRecommender, Mixture
 from model.continuous.tokenizer import Tokenizer
-from model.text import HASHED, HashedText, item_text
+from model.text import HASHED, HashedText, KeptEncoder, item_text
 from tests.contracts.recommender_contract import ITEMS, toy_catalogue, toy_histories
 from training.collaborative import spectral
 from training.data.prepared import Prepared
@@ -70,7 +70,7 @@ class Fitted:
         """The whole model with the mixture's weight set by hand."""
         part = self.recipe.head
         anchor = self.trunk.recommender(self.prepared, self.recipe.trunk.max_profile)
-        anchor.cold = ColdItems(self.tokenizer, self.trunk.space.project.weight, self.encoder, HASHED)
+        anchor.cold = ColdItems(self.tokenizer, self.trunk.space.project.weight, KeptEncoder(self.encoder, HASHED))
         return anchor.with_head(self.head.head, Mixture(part.samples, part.times, weight))
 
 

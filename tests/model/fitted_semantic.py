@@ -10,7 +10,7 @@ import numpy as np
 from model.semantic.cold import ColdIds
 from model.semantic.decoding import Decoding
 from model.semantic.recommender import SemanticRecommender
-from model.text import HASHED, item_text
+from model.text import HASHED, KeptEncoder, item_text
 from tests.contracts.recommender_contract import ITEMS
 from tests.model.fitted import toy_prepared
 from training.collaborative import spectral
@@ -74,6 +74,6 @@ def fitted() -> Fitted:
     text = encoder.encode(texts)
     encoding = fit_codes(text, collaborative, known, digits=4, codes=256, text_dim=4, collaborative_dim=8)
     digits = encoding.digits(text, collaborative, known)
-    cold = ColdIds(encoding, encoder, HASHED)
+    cold = ColdIds(encoding, KeptEncoder(encoder, HASHED))
     network = fit_semantic(prepared, cold, digits, PART, seed=0)
     return Fitted(prepared, cold, digits, network)

@@ -15,6 +15,7 @@ from model.cold import starting_bias
 from model.continuous.cold import ColdItems
 from model.continuous.recommender import ContinuousRecommender
 from model.recommender import Dials
+from model.text import KeptEncoder
 from tests.contracts.recommender_contract import ITEMS, WORLD, rows_of
 from tests.model import fitted as toy
 
@@ -115,7 +116,8 @@ def test_without_the_parts_a_new_item_lies_at_the_origin(fitted: toy.Fitted, tmp
 
 def test_an_encoder_that_cannot_be_loaded_is_said_when_it_is_needed(fitted: toy.Fitted) -> None:
     recommender = fitted.recommender(0.0)
-    recommender.cold = ColdItems(fitted.tokenizer, fitted.trunk.space.project.weight, None, "/no/such/encoder")
+    nowhere = KeptEncoder(None, "/no/such/encoder")
+    recommender.cold = ColdItems(fitted.tokenizer, fitted.trunk.space.project.weight, nowhere)
     with pytest.raises(ValueError, match="/no/such/encoder"):
         recommender.with_items(NEW)
     assert len(recommender.catalogue) == ITEMS

@@ -20,7 +20,7 @@ from model.continuous.recommender import ContinuousRecommender
 from model.continuous.retrieval import DENSE_ITEMS
 from model.continuous.space import TextSpace
 from model.recommender import Dials, Recommender, best
-from model.text import HASHED, item_text
+from model.text import HASHED, KeptEncoder, item_text
 from tests.contracts.recommender_contract import HISTORIES, ITEMS, WORLD, RecommenderContract, everything, rows_of
 from tests.model import fitted as toy
 from training.stages.text_half import choose_alpha, fit_text_half
@@ -39,7 +39,7 @@ def words() -> ContinuousRecommender:
     fitted = fit_text_half(whole.prepared, encoder.encode(texts), part, whole.recipe.trunk, seed=0)
     half = fitted.recommender(whole.prepared, whole.recipe.trunk.max_profile)
     assert isinstance(fitted.space, TextSpace)
-    half.cold = ColdWords(fitted.space.place, encoder, HASHED)
+    half.cold = ColdWords(fitted.space.place, KeptEncoder(encoder, HASHED))
     return half
 
 

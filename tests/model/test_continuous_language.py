@@ -24,7 +24,7 @@ from model.continuous.recommender import ContinuousRecommender
 from model.recommender import Recommender, UserTokens
 from tests.contracts.recommender_contract import WORLD, RecommenderContract, everything, rows_of, toy_catalogue
 from tests.model import fitted as toy
-from tests.model.test_tensors import outlives_its_files
+from tests.model.test_files import outlives_its_files
 from tests.model.tiny_language import language_model
 from training.language import language_trunk
 from training.recipe import load_recipe

@@ -17,6 +17,7 @@ from model.continuous.cold import ColdWords
 from model.continuous.hybrid import Hybrid
 from model.continuous.space import TextPlace
 from model.continuous.transitions import WithTransitions
+from model.text import KeptEncoder
 from tests.model import sentence
 from tests.service.toy import running
 
@@ -30,7 +31,7 @@ def reading_with(encoder: str) -> WithTransitions:
     with torch.random.fork_rng():
         torch.manual_seed(1)
         for half in (recommender.base.behaviour, recommender.base.text):
-            half.cold = ColdWords(TextPlace(sentence.WIDTH, WIDTH, 8), None, encoder)
+            half.cold = ColdWords(TextPlace(sentence.WIDTH, WIDTH, 8), KeptEncoder(None, encoder))
     return recommender
 
 
@@ -54,7 +55,7 @@ async def test_the_encoder_is_there_before_the_first_text(
     async with running(bundles=tmp_path, bundle=NAME) as run:
         assert run.service.bundles.version == path.name
         with monkeypatch.context() as patch:
-            patch.delattr("model.continuous.cold.SentenceEncoder")  # whoever would load one now
+            patch.delattr("model.text.SentenceEncoder")  # whoever would load one now
             text = {"text": "the harbour lights part one"}
             assert (await run.client.put("/items/new", json=text)).status_code == 200
         assert not run.service.overlay.unplaced

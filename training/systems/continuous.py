@@ -16,7 +16,7 @@ from model.continuous.recommender import ContinuousRecommender
 from model.continuous.space import ItemSpace, TextSpace
 from model.continuous.transitions import WithTransitions
 from model.recommender import Recommender
-from model.text import HASHED, TextEncoder
+from model.text import HASHED, KeptEncoder, TextEncoder
 from training.language import language_trunk
 from training.recipes.continuous import ContinuousRecipe
 from training.run import Built, Run
@@ -62,7 +62,8 @@ def build(recipe: ContinuousRecipe, run: Run) -> Built:
         }
     behaviour = anchor.with_head(head.head, head.mixture)
     assert isinstance(fitted.space, ItemSpace)
-    behaviour.cold = ColdItems(tokenizer, fitted.space.project.weight, signals.encoder, recipe.signals.text_encoder)
+    kept = KeptEncoder(signals.encoder, recipe.signals.text_encoder)
+    behaviour.cold = ColdItems(tokenizer, fitted.space.project.weight, kept)
     beside: dict[str, Recommender] = {"trunk_alone": behaviour if head.mixture.weight == 0 else anchor}
     base: ContinuousRecommender | Hybrid = behaviour
     if recipe.text_half.epochs:
@@ -110,5 +111,5 @@ def fit_words(
     )
     words = fitted.recommender(run.prepared, recipe.trunk.max_profile)
     assert isinstance(fitted.space, TextSpace)
-    words.cold = ColdWords(fitted.space.place, encoder, signals.text_encoder)
+    words.cold = ColdWords(fitted.space.place, KeptEncoder(encoder, signals.text_encoder))
     return words, {"epochs": fitted.epochs, "best_epoch": fitted.best_epoch}

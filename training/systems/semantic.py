@@ -8,6 +8,7 @@ from __future__ import annotations
 from model.semantic.codes import collisions, digest
 from model.semantic.cold import ColdIds
 from model.semantic.decoding import Decoding
+from model.text import KeptEncoder
 from training.recipes.semantic import SemanticRecipe
 from training.run import Built, Run
 from training.signals import item_signals
@@ -26,7 +27,7 @@ def build(recipe: SemanticRecipe, run: Run) -> Built:
         encoding = fit_codes(text, collaborative, known, **recipe.codes.model_dump())
         digits = encoding.digits(text, collaborative, known)
         run.report["codes"] = {"codes": encoding.codes, "sha256": digest(digits), **collisions(digits)}
-    cold = ColdIds(encoding, found.encoder, signals.text_encoder)
+    cold = ColdIds(encoding, KeptEncoder(found.encoder, signals.text_encoder))
     with run.stage("network") as checkpoint:
         fitted = fit_semantic(
             prepared,

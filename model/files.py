@@ -1,6 +1,9 @@
-"""Tensors and arrays of a file, read whole into memory of our own. Knows no bundle and no model.
+"""The files that a bundle is made of: tensors and arrays, read whole into memory of our own, and small JSON. Knows no
+bundle and no model.
 
     weights = read_tensors(folder / "weights.safetensors")
+    write_json(folder / "shape.json", {"width": 64})
+    shape = read_json(folder / "shape.json")
 
 The readers that come with safetensors leave a file mapped for as long as what they gave is in use. A file that is cut
 short or written anew in place, by a copy that goes wrong or a disk that fills, then takes the whole process with it
@@ -9,6 +12,7 @@ short or written anew in place, by a copy that goes wrong or a disk that fills, 
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -33,3 +37,14 @@ def own_memory(module: nn.Module) -> None:
     """Copies the weights of a module that somebody else's code read from a file, which may still be mapped."""
     for tensor in (*module.parameters(), *module.buffers()):
         tensor.data = tensor.data.clone()
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """In lines, so that a person can read it and a diff is short."""
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What `write_json` wrote. Raises OSError, or ValueError where it is no JSON."""
+    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return value

@@ -14,10 +14,10 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from model.bundle import write_bundle
+from model.files import read_arrays, read_tensors
 from model.popular import save_popular
 from model.recommender import Popular, Recommender
 from model.semantic.decoding import Decoding
-from model.tensors import read_arrays, read_tensors
 from tests.contracts.recommender_contract import ITEMS, toy_catalogue
 from tests.model import fitted_semantic
 from tests.model.test_continuous_transitions import with_transitions
