@@ -202,7 +202,6 @@ class Bundles:
         served = await self.dress(proved)  # from here to the assignment nothing is awaited
         if self.served is not None:
             self._metrics.bundle_info.remove(self.served.label)
-        let_go = None if self._previous is proved else self._previous
         self._previous, self._proved = self._proved, proved
         self.served, self.state, self.reason, self.refused = served, BundleState.SERVING, None, None
         self._metrics.bundle_info.labels(bundle=served.label).set(1)
@@ -211,9 +210,6 @@ class Bundles:
             self._metrics.bundle_created.set(proved.created)
         kind, items = served.recommender.kind, len(served.recommender.catalogue)
         log.info("serving bundle %s, kind %s, %d items", served.label, kind, items)
-        if let_go is not None:  # going back and the first bundle let nothing go
-            del let_go
-            heap.sweep()  # a network holds itself by its hooks: nothing else would free it soon
 
     def _prove(self, recommender: Recommender, name: str, version: str) -> Served:
         self._apply_threads(recommender)

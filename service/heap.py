@@ -5,7 +5,6 @@ collection walked all of them and held up every request for a quarter of a secon
 at. Knows no bundle but its kind.
 
     settle("continuous")     # off the event loop, before a bundle of that kind is read
-    sweep()                  # after one was let go
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import gc
 def settle(kind: str) -> None:
     """Imports what a bundle of this kind is computed with and freezes what there is by then, once.
 
-    Before the bundle is read: what is frozen is never found again where it holds itself, as networks do.
+    Before the bundle is read: what is frozen is never found again where it holds itself.
     """
     _settle(computed=kind != "popular")  # counting needs no torch, and importing it costs seconds
 
@@ -29,8 +28,3 @@ def _settle(*, computed: bool) -> None:
         import model.semantic.recommender  # noqa: F401
     gc.collect()
     gc.freeze()
-
-
-def sweep() -> None:
-    """Frees what holds itself. It stops every thread for some forty milliseconds for each 100,000 items in memory."""
-    gc.collect()

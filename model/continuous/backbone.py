@@ -79,7 +79,7 @@ class Backbone(nn.Module):
     def __init__(self, shape: BackboneShape, dropout: float = 0.0) -> None:
         super().__init__()
         self.shape = shape
-        self.dropout = dropout
+        self.drop = nn.Dropout(dropout)
         self.bos = nn.Parameter(torch.randn(shape.width))
         self.no_profile = nn.Parameter(torch.randn(shape.width))
         self.profile = nn.Linear(shape.width, shape.width)
@@ -102,22 +102,22 @@ class Backbone(nn.Module):
         short = shape.layers if shape.kernel > 1 else 0
         # Zero: training starts from the plain transformer.
         self.short = nn.ParameterList(nn.Parameter(torch.zeros(shape.kernel, shape.width)) for _ in range(short))
+        # The hooks hold what they need and not the backbone, which would then hold itself and outlive its last user.
         for number in range(short):
-            self.lm.layers[number].register_forward_pre_hook(functools.partial(self._convolve, number))
+            self.lm.layers[number].register_forward_pre_hook(functools.partial(_convolve, self.short, number))
         # The Llama of transformers has no dropout on its residual branches, and small data needs it.
         for layer in self.lm.layers:
-            layer.self_attn.register_forward_hook(self._drop_branch)
-            layer.mlp.register_forward_hook(self._drop_branch)
+            layer.self_attn.register_forward_hook(functools.partial(_drop_branch, self.drop))
+            layer.mlp.register_forward_hook(functools.partial(_drop_branch, self.drop))
 
-    def _convolve(self, number: int, layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (convolved(inputs[0], self.short[number]), *inputs[1:])
+    @property
+    def dropout(self) -> float:
+        """The rate in training."""
+        return self.drop.p
 
-    def _drop_branch(self, module: nn.Module, inputs: Any, output: Any) -> Any:
-        if not self.training or self.dropout == 0:
-            return output
-        if isinstance(output, tuple):
-            return (F.dropout(output[0], self.dropout), *output[1:])
-        return F.dropout(output, self.dropout)
+    @dropout.setter
+    def dropout(self, rate: float) -> None:
+        self.drop.p = rate
 
     def forward(self, items: Tensor, profile: Tensor, has_profile: Tensor, rows: Tensor | None = None) -> Tensor:
         """Vectors (B, L, W), right-padded; profile (B, W); has_profile (B,) bool -> states (B, L + 1, W).
@@ -128,9 +128,19 @@ class Backbone(nn.Module):
         scale = math.sqrt(self.shape.width)  # vectors of about unit length -> elements of about unit size
         prefix = torch.where(has_profile[:, None], self.profile(profile * scale), self.no_profile)
         x = torch.cat([self.bos.expand(len(items), 1, -1), prefix[:, None], items * scale], dim=1)
-        x = F.dropout(x, self.dropout, self.training)
+        x = self.drop(x)
         states: Tensor = self.lm(inputs_embeds=x).last_hidden_state
         return states[:, 1:]
+
+
+def _convolve(short: nn.ParameterList, number: int, layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (convolved(inputs[0], short[number]), *inputs[1:])
+
+
+def _drop_branch(drop: nn.Dropout, module: nn.Module, inputs: Any, output: Any) -> Any:
+    if isinstance(output, tuple):
+        return (drop(output[0]), *output[1:])
+    return drop(output)
 
 
 class Trunk(nn.Module):

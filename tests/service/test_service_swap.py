@@ -7,6 +7,7 @@ import gc
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -213,6 +214,28 @@ async def test_no_request_sees_two_bundles_or_none_while_they_are_swapped(tmp_pa
     assert seen == set(versions)
 
 
+async def test_a_bundle_that_is_let_go_is_freed_at_once(tmp_path: Path) -> None:
+    """By nobody holding it: the garbage collector would stop every thread."""
+    root, *others = [make_bundle(tmp_path / str(seed), items=500, weight=0.0, seed=seed) for seed in range(3)]
+    versions = [path.name for each in (root, *others) if (path := active(each, NAME)) is not None]
+    for other, version in zip(others, versions[1:], strict=True):
+        (other / NAME / version).rename(root / NAME / version)
+    async with serving(root, bundle=NAME) as run:
+        assert (await run.recommend(history=["i1"], explain=True))["source"] == "model"
+        recommender = run.service.bundles.served.recommender
+        first = [weakref.ref(part) for part in (recommender, recommender.base.behaviour.trunk.backbone)]
+        del recommender
+        gc.collect()
+        gc.disable()
+        try:
+            for version in versions[1:]:
+                await run.service.following.activate(version)
+                assert (await run.recommend(history=["i1"]))["bundle"] == f"{NAME}/{version}"
+            assert [part() for part in first] == [None, None]
+        finally:
+            gc.enable()
+
+
 async def test_an_admin_rolls_back_a_model_within_a_second(tmp_path: Path) -> None:
     """Real bundles, of which nothing is loaded again and for which nothing is collected."""
     roots = [make_bundle(tmp_path / str(seed), items=500, weight=0.25, seed=seed) for seed in (0, 1)]
@@ -244,12 +267,13 @@ heap.settle("continuous")
 frozen, seen = gc.get_freeze_count(), len(gc.get_objects())
 from model import load_recommender
 recommender = load_recommender(Path({path!r}))
+recommender.itself = recommender
 backbone = weakref.ref(recommender.base.behaviour.trunk.backbone)
 heap.settle("semantic")
 again = gc.get_freeze_count()
 del recommender
 held = backbone() is not None
-heap.sweep()
+gc.collect()
 print(frozen, seen, again, held, backbone() is None)
 """
 
