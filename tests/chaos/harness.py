@@ -102,36 +102,6 @@ class Load:
         return [json.loads(answer.body) for answer in self.recommendations if answer.status == 200]
 
 
-class Pulse:
-    """Asks /livez again and again: that it answers late says that the event loop stood still, and nothing else."""
-
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        self._over = False
-        self._thread = threading.Thread(target=self._go, name="pulse")
-        self.beats: list[tuple[float, float]] = []  # when it was asked, by time.monotonic, and milliseconds
-
-    def __enter__(self) -> Pulse:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over = True
-        self._thread.join()
-
-    def _go(self) -> None:
-        with httpx.Client(base_url=self._server.url, timeout=20, trust_env=False) as client:
-            while not self._over:
-                asked = time.monotonic()
-                assert client.get("/livez").status_code == 200
-                self.beats.append((asked, 1000 * (time.monotonic() - asked)))
-                time.sleep(0.005)
-
-    def since(self, start: float) -> list[float]:
-        """The latencies from then on, shortest first."""
-        return sorted(latency for asked, latency in self.beats if asked >= start)
-
-
 @contextmanager
 def under_load(server: Server, name: str, *, rate: float = 40, seconds: float = 4) -> Iterator[Load]:
     """The load runs while the block does, and to its end when the block is left."""

@@ -16,10 +16,11 @@ import httpx
 import pytest
 
 from bench.serving.load import Result, closed_loop, open_loop, post, run
+from bench.serving.pulse import Pulse
 from bench.serving.subject import NAME, make_bundle
 from model.bundle import activate, active
 from service.settings import Settings
-from tests.chaos.harness import ITEMS, NIGHTLY, Living, Pulse, held, scaled, settled, under_load
+from tests.chaos.harness import ITEMS, NIGHTLY, Living, held, scaled, settled, under_load
 
 log = logging.getLogger(__name__)
 
