@@ -159,8 +159,16 @@ class Catalogue:
     @classmethod
     def read(cls, path: Path) -> Catalogue:
         """Reads what `write` wrote."""
-        with path.open(encoding="utf-8") as file:
-            return cls(_item(json.loads(line)) for line in file)
+        return cls(_item(json.loads(line)) for line in lines_of(path))
+
+
+def lines_of(path: Path) -> Iterator[str]:
+    """Read a megabyte at once. Line by line a file lets go of the interpreter's lock every 8 kB, for less time than a
+    waiting thread takes to wake, and each time its wait begins anew: while 100,000 items were read, the service stood
+    still for half a second."""
+    with path.open(encoding="utf-8") as file:
+        while lines := file.readlines(2**20):
+            yield from lines
 
 
 def _item(record: dict[str, str | Sequence[str]]) -> Item:

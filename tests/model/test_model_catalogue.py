@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.catalogue import Catalogue, Item
+from model.catalogue import Catalogue, Item, lines_of
 
 ITEMS = st.lists(
     st.builds(
@@ -49,3 +51,14 @@ def test_a_grown_catalogue_equals_one_built_at_once(
 def test_an_item_needs_an_id() -> None:
     with pytest.raises(ValueError, match="empty id"):
         Catalogue([]).with_items([Item("")])
+
+
+def test_it_is_read_a_megabyte_at_once_and_whole(tmp_path: Path) -> None:
+    """Read by smaller pieces it would keep every other thread of a service waiting: see `lines_of`."""
+    catalogue = Catalogue(Item(f"i{n}", title=f"line\u2028separator {n}", categories=("a",)) for n in range(5000))
+    catalogue.write(tmp_path / "catalogue.jsonl")
+    lines = lines_of(tmp_path / "catalogue.jsonl")
+    next(lines)
+    assert list(Catalogue.read(tmp_path / "catalogue.jsonl")) == list(catalogue)
+    (tmp_path / "catalogue.jsonl").write_text("")
+    assert len(list(lines)) == len(catalogue) - 1
