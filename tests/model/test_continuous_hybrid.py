@@ -133,7 +133,7 @@ def test_new_items_get_a_place_in_both_halves() -> None:
     rebuilt = Hybrid(grown.behaviour, grown.text, grown.alpha)
     np.testing.assert_array_equal(grown.index.matrix, rebuilt.index.matrix)
     with torch.no_grad():
-        text = words().cold.encoder.encode(NEW)  # type: ignore[union-attr]
+        text = torch.from_numpy(words().cold.encoder.encode(NEW))  # type: ignore[union-attr]
         expected = words().cold.place(text)  # type: ignore[union-attr]
     torch.testing.assert_close(grown.text.vectors[ITEMS:], expected, atol=1e-5, rtol=1e-5)
     assert len(known.catalogue) == ITEMS, "the snapshot before stays as it is"
