@@ -1,8 +1,10 @@
 """How long an event loop stands still, seen from outside: /livez is asked again and again, which costs nearly nothing.
 
-with Pulse(server) as pulse:
-    ...
-pulse.since(begun)[-1]      # the worst from `begun` on, in milliseconds
+    with Pulse(server) as pulse:
+        ...
+    pulse.since(begun)[-1]      # the worst from `begun` on, in milliseconds
+
+Knows no load.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import asyncio
 import os
 import random
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -26,7 +27,7 @@ import numpy as np
 import torch
 
 from bench.serving.machine import ROOT
-from model.bundle import activate, write_bundle
+from model.bundle import activate, active, write_bundle
 from model.catalogue import Catalogue, Item
 from model.continuous.backbone import BackboneShape, Trunk
 from model.continuous.head import Head, HeadShape
@@ -100,6 +101,26 @@ def make_bundle(folder: Path, *, items: int, weight: float, seed: int = 0, name:
     )
     activate(root, name, path.name)
     return root
+
+
+def make_versions(folder: Path, count: int, *, items: int, weight: float) -> tuple[Path, list[str]]:
+    """So many versions in one folder of bundles, alike but for their weights, the first active; folder and names."""
+    root, *others = [make_bundle(folder / str(seed), items=items, weight=weight, seed=seed) for seed in range(count)]
+    return root, [version_of(root), *(put_beside(root, other) for other in others)]
+
+
+def put_beside(root: Path, other: Path) -> str:
+    """Moves the active version of another folder of bundles into this one, not active there; its name."""
+    version = version_of(other)
+    shutil.move(other / NAME / version, root / NAME / version)
+    return version
+
+
+def version_of(root: Path) -> str:
+    """The active version in a folder of bundles."""
+    path = active(root, NAME)
+    assert path is not None
+    return path.name
 
 
 def fill_store(address: str, *, users: int, items: int, seed: int = 0) -> None:

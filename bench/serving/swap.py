@@ -9,7 +9,6 @@ from the third on every swap lets go of one bundle.
 from __future__ import annotations
 
 import argparse
-import shutil
 import statistics
 import sys
 import tempfile
@@ -19,8 +18,8 @@ from pathlib import Path
 import httpx
 
 from bench.serving.pulse import Pulse
-from bench.serving.subject import NAME, Server, make_bundle, serving
-from model.bundle import activate, active
+from bench.serving.subject import NAME, Server, make_versions, serving
+from model.bundle import activate
 
 PATIENCE = 60.0  # seconds for a bundle to be served
 
@@ -32,12 +31,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="contrec-bench-") as parent:
         folder = Path(parent)
-        bundles = make_bundle(folder, items=given.items, weight=0.0)
-        names = [_version(bundles)]
-        for seed in (1, 2):
-            other = make_bundle(folder / str(seed), items=given.items, weight=0.0, seed=seed)
-            names.append(_version(other))
-            shutil.move(other / NAME / names[-1], bundles / NAME / names[-1])
+        bundles, names = make_versions(folder, 3, items=given.items, weight=0.0)
         with (
             serving(folder, bundles=bundles, store=f"sqlite:///{folder / 'bench.db'}") as server,
             Pulse(server) as pulse,
@@ -62,12 +56,6 @@ def _swap(server: Server, pulse: Pulse, bundles: Path, version: str) -> float:
         time.sleep(0.05)
     time.sleep(1)
     return pulse.since(begun)[-1]
-
-
-def _version(bundles: Path) -> str:
-    path = active(bundles, NAME)
-    assert path is not None
-    return path.name
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 import random
-import shutil
 import socket
 import statistics
 import time
@@ -17,8 +16,8 @@ import pytest
 
 from bench.serving.load import Result, closed_loop, open_loop, post, run
 from bench.serving.pulse import Pulse
-from bench.serving.subject import NAME, make_bundle
-from model.bundle import activate, active
+from bench.serving.subject import NAME, make_bundle, put_beside, version_of
+from model.bundle import activate
 from service.settings import Settings
 from tests.chaos.harness import ITEMS, NIGHTLY, Living, held, scaled, settled, under_load
 
@@ -55,23 +54,19 @@ def test_the_model_raises(on_sqlite: Living, broken: str, sources: set[str]) -> 
 def test_a_bundle_is_truncated_while_it_is_loaded(on_sqlite: Living, tmp_path: Path) -> None:
     server, folder = on_sqlite.server, on_sqlite.folder
     root = folder / "bundles"
-    before = active(root, NAME)
-    assert before is not None
-    made = make_bundle(tmp_path, items=ITEMS, weight=0.25, seed=1)
-    other = active(made, NAME)
-    assert other is not None
+    before, made = version_of(root), make_bundle(tmp_path, items=ITEMS, weight=0.25, seed=1)
     with (
         httpx.Client(base_url=server.url, timeout=10, trust_env=False) as client,
         under_load(server, "truncated", seconds=scaled(4, 20)) as load,
     ):
-        shutil.copytree(other, root / NAME / other.name)
-        activate(root, NAME, other.name)
+        other = put_beside(root, made)
+        activate(root, NAME, other)
         time.sleep(0.3)
         for name in ("items.safetensors", "catalogue.jsonl"):
-            file = root / NAME / other.name / name
+            file = root / NAME / other / name
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
         deadline = time.monotonic() + 20
-        while (told := client.get("/bundle").json())["bundle"] == f"{NAME}/{before.name}" and told["reason"] is None:
+        while (told := client.get("/bundle").json())["bundle"] == f"{NAME}/{before}" and told["reason"] is None:
             assert time.monotonic() < deadline, "neither served nor refused"
             time.sleep(0.05)
         answer = client.post("/recommend", json={"user_id": "u1"}).json()
@@ -79,21 +74,21 @@ def test_a_bundle_is_truncated_while_it_is_loaded(on_sqlite: Living, tmp_path: P
     served = {answer["bundle"].split("/")[1] for answer in load.said()}
     log.info("the bundle that was cut: %s", told)
     # Where it was read before the cut it is served, from memory and as whole as any.
-    if told["bundle"] == f"{NAME}/{other.name}":
+    if told["bundle"] == f"{NAME}/{other}":
         assert (told["state"], told["reason"], told["items"]) == ("serving", None, ITEMS)
-        assert served <= {before.name, other.name}
+        assert served <= {before, other}
     else:
-        assert (told["bundle"], told["state"]) == (f"{NAME}/{before.name}", "serving")
-        assert other.name in told["reason"]
+        assert (told["bundle"], told["state"]) == (f"{NAME}/{before}", "serving")
+        assert other in told["reason"]
         assert (
             "items.safetensors" in told["reason"] or "catalogue.jsonl" in told["reason"] or "log says" in told["reason"]
         )
-        assert served == {before.name}
+        assert served == {before}
     assert (answer["bundle"], answer["source"], len(answer["items"])) == (told["bundle"], "model", 10)
-    activate(root, NAME, before.name)
+    activate(root, NAME, before)
     with httpx.Client(base_url=server.url, trust_env=False) as client:
         deadline = time.monotonic() + 10
-        while client.get("/bundle").json()["bundle"] != f"{NAME}/{before.name}":
+        while client.get("/bundle").json()["bundle"] != f"{NAME}/{before}":
             assert time.monotonic() < deadline
             time.sleep(0.1)
         assert client.post("/recommend", json={"user_id": "u1"}).json()["source"] == "model"
@@ -189,12 +184,8 @@ def test_swaps_under_load_fail_no_request_hold_nobody_up_and_keep_no_memory(on_s
     over everything that was imported took 230 ms of CPU each time, and 350 to 800 ms of a machine that others use."""
     server, folder = on_sqlite.server, on_sqlite.folder
     root = folder / "bundles"
-    names = [path.name for path in [active(root, NAME)] if path is not None]
-    for seed in (2, 3):
-        path = active(make_bundle(tmp_path / str(seed), items=ITEMS, weight=0.25, seed=seed), NAME)
-        assert path is not None
-        shutil.copytree(path, root / NAME / path.name)
-        names.append(path.name)
+    others = [make_bundle(tmp_path / str(seed), items=ITEMS, weight=0.25, seed=seed) for seed in (2, 3)]
+    names = [version_of(root), *(put_beside(root, other) for other in others)]
     swaps = 50 if NIGHTLY else 6
     sizes, worst = [], []
     with (

@@ -17,7 +17,7 @@ import httpx
 import numpy as np
 import pytest
 
-from bench.serving.subject import NAME, make_bundle
+from bench.serving.subject import NAME, make_bundle, make_versions
 from model.bundle import activate, active, rollback, write_bundle
 from model.popular import save_popular
 from model.recommender import Popular
@@ -216,10 +216,7 @@ async def test_no_request_sees_two_bundles_or_none_while_they_are_swapped(tmp_pa
 
 async def test_a_bundle_that_is_let_go_is_freed_at_once(tmp_path: Path) -> None:
     """By nobody holding it: the garbage collector would stop every thread."""
-    root, *others = [make_bundle(tmp_path / str(seed), items=500, weight=0.0, seed=seed) for seed in range(3)]
-    versions = [path.name for each in (root, *others) if (path := active(each, NAME)) is not None]
-    for other, version in zip(others, versions[1:], strict=True):
-        (other / NAME / version).rename(root / NAME / version)
+    root, versions = make_versions(tmp_path, 3, items=500, weight=0.0)
     async with serving(root, bundle=NAME) as run:
         assert (await run.recommend(history=["i1"], explain=True))["source"] == "model"
         recommender = run.service.bundles.served.recommender
@@ -238,12 +235,10 @@ async def test_a_bundle_that_is_let_go_is_freed_at_once(tmp_path: Path) -> None:
 
 async def test_an_admin_rolls_back_a_model_within_a_second(tmp_path: Path) -> None:
     """Real bundles, of which nothing is loaded again and for which nothing is collected."""
-    roots = [make_bundle(tmp_path / str(seed), items=500, weight=0.25, seed=seed) for seed in (0, 1)]
-    one, two = (path.name for root in roots if (path := active(root, NAME)) is not None)
-    (roots[1] / NAME / two).rename(roots[0] / NAME / two)
+    root, (one, two) = make_versions(tmp_path, 2, items=500, weight=0.25)
     key = new_key()
     keys = key_line("root", [Scope.ADMIN, Scope.RECOMMEND], key)
-    async with serving(roots[0], bundle=NAME, keys=keys) as run:
+    async with serving(root, bundle=NAME, keys=keys) as run:
         run.client.headers["X-API-Key"] = key
         answer = await run.client.post("/admin/bundles/activate", json={"version": two})
         assert answer.json()["bundle"] == f"{NAME}/{two}"
