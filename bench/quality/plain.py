@@ -57,7 +57,7 @@ def plain_diffusion(ask: Ask) -> Fitted:
         total = 0.0
         for _ in range(part.steps_per_epoch):
             with torch.no_grad():
-                conditions, targets = read_states(trunk, vectors, next(batches))
+                conditions, _, targets = read_states(trunk, vectors, next(batches))
             some = torch.randperm(len(targets), generator=generator)[: part.positions_per_step]
             x0 = head.clean(vectors[targets[some]])
             t = torch.rand(len(some), generator=generator)

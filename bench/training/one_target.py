@@ -46,11 +46,10 @@ def main() -> None:
         """Milliseconds a target."""
         started = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16, enabled=part.bf16):
-            conditions, targets = read_states(trunk, vectors, batch)
+            _, preference, targets = read_states(trunk, vectors, batch)
             if not every:
                 last = batch.lengths.cumsum(0) - 1
-                conditions, targets = conditions[last], targets[last]
-            preference = trunk.g(conditions)
+                preference, targets = preference[last], targets[last]
         catalogue_cross_entropy(preference.float(), vectors, bias, targets, bf16=part.bf16).backward()
         return 1e3 * (time.perf_counter() - started) / len(targets)
 

@@ -265,7 +265,8 @@ def test_training_and_serving_read_the_same_condition(trunk: Trunk, recommender:
             _, _, start, end = (int(bound) - int(offsets[user]) for bound in windows._bounds[number])
             # In one batch with the others, so that padding is part of what is held equal.
             together = windows.batch(np.array([0, number, len(windows) - 1]))
-            conditions, targets = read_states(trunk, recommender.vectors, together)
+            conditions, anchors, targets = read_states(trunk, recommender.vectors, together)
+            assert torch.equal(anchors, trunk.g(conditions))
             skip = int(together.lengths[0])
             conditions = conditions[skip : skip + end - start]
             assert targets[skip : skip + end - start].tolist() == history[start:end].tolist()

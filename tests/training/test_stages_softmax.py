@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from training.stages import softmax
 from training.stages.softmax import catalogue_cross_entropy
+from training.stages.trunk import few_sizes
 
 Parts = tuple[Tensor, Tensor, Tensor]
 
@@ -39,10 +42,10 @@ def ours(parts: Parts, targets: Tensor, scale: float = 1.0, bf16: bool = False) 
 
 @settings(deadline=None, max_examples=60)
 @given(
-    positions=st.integers(1, 30),
+    positions=st.integers(1, 30) | st.integers(1, 300),
     items=st.integers(1, 50),
     width=st.integers(1, 9),
-    chunk_rows=st.integers(1, 31),
+    chunk_rows=st.integers(1, 31) | st.integers(60, 301),
     seed=st.integers(0, 99),
 )
 def test_equals_cross_entropy_in_value_and_gradients(
@@ -60,7 +63,12 @@ def test_equals_cross_entropy_in_value_and_gradients(
 
 
 @settings(deadline=None, max_examples=60)
-@given(positions=st.integers(1, 20), items=st.integers(1, 30), chunk_rows=st.integers(1, 21), seed=st.integers(0, 99))
+@given(
+    positions=st.integers(1, 20) | st.integers(65, 200),
+    items=st.integers(1, 30),
+    chunk_rows=st.integers(1, 21) | st.integers(64, 200),
+    seed=st.integers(0, 99),
+)
 def test_items_that_a_position_does_without_have_no_share_and_no_gradient(
     positions: int, items: int, chunk_rows: int, seed: int
 ) -> None:
@@ -93,6 +101,19 @@ def test_bfloat16_stays_near_and_keeps_its_sums_in_float32(monkeypatch: pytest.M
     for found, wanted in zip(gradients, expected_gradients, strict=True):
         assert found.dtype == torch.float32
         assert float((found - wanted).norm() / wanted.norm()) < 1e-2
+
+
+def test_the_products_of_a_training_have_few_shapes() -> None:
+    """oneDNN makes code for each: see `few_sizes`."""
+    assert len({softmax._chunk(positions, 3000) for positions in range(3001, 6400)}) <= 25
+    for positions in range(1, 700):
+        chunk = softmax._chunk(positions, 100)
+        assert 1 <= chunk <= 100
+        assert chunk * math.ceil(positions / chunk) < positions + chunk
+    sizes = [few_sizes(size) for size in range(1, 6400)]
+    assert all(size <= more <= size * 17 / 16 for size, more in enumerate(sizes, start=1))
+    assert len(set(sizes)) <= 16 * 10
+    assert [few_sizes(size) for size in sizes] == sizes
 
 
 def test_gradients_equal_finite_differences() -> None:

@@ -142,8 +142,7 @@ def _losses(
     """Those named in LOSSES at drawn times; fresh noise on every call."""
     device = vectors.device
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=trunk_part.bf16):
-        conditions, targets = read_states(trunk, vectors, batch)
-        anchor = trunk.g(conditions)
+        conditions, anchor, targets = read_states(trunk, vectors, batch)
     some = torch.randperm(len(targets), generator=generator, device=device)[: part.positions_per_step]
     condition, anchor, target = conditions[some].float(), anchor[some].float(), targets[some]
     unknown = torch.rand(len(target), generator=generator, device=device) < part.unconditional

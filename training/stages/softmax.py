@@ -11,9 +11,11 @@ of its time in fresh pages for (positions, items) matrices. `bench/training/soft
 
 from __future__ import annotations
 
+import math
 from typing import Any, TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Pairs: TypeAlias = tuple[Tensor, Tensor]
@@ -34,12 +36,13 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         without: Pairs | None,
     ) -> Tensor:
         positions, width = vectors.shape
+        rows = _chunk(positions, max(1, _CHUNK_ELEMENTS // len(items)))
         ones = vectors.new_ones(positions, 1)
         left = torch.cat([vectors.detach(), ones], dim=1).to(dtype)  # (P, W + 1): the bias rides in the product
+        left = F.pad(left, (0, 0, 0, -positions % rows))  # rows of zeros: they add nothing to any gradient
         right = torch.cat([items.detach(), bias.detach()[:, None]], dim=1).to(dtype)  # (N, W + 1)
         right_t = right.T.contiguous()
         item_vectors = right[:, :width].contiguous()
-        rows = max(1, min(positions, _CHUNK_ELEMENTS // len(items)))
         logits_buffer = right.new_empty(rows, len(items))
         probability_buffer = right.new_empty(rows, len(items))
         grad_vectors = vectors.new_empty(positions, width)
@@ -47,18 +50,18 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         loss = vectors.new_zeros(())
         for start in range(0, positions, rows):
             end = min(start + rows, positions)
-            logits = torch.mm(left[start:end], right_t, out=logits_buffer[: end - start])
+            logits = torch.mm(left[start : start + rows], right_t, out=logits_buffer)
             if without is not None:
                 first, last = torch.searchsorted(without[0], torch.tensor([start, end], device=vectors.device)).tolist()
                 places = (without[0][first:last] - start) * len(items) + without[1][first:last]
                 logits.view(-1).index_fill_(0, places, -torch.inf)
-            p = torch.softmax(logits, dim=1, out=probability_buffer[: end - start])
+            p = torch.softmax(logits, dim=1, out=probability_buffer)
             index = torch.arange(end - start, device=p.device)
             chosen = p[index, targets[start:end]].float()
             loss -= chosen.clamp(min=1e-30).log().sum()
             p[index, targets[start:end]] = (chosen - 1).to(dtype)  # d loss / d logits, in place
-            grad_vectors[start:end] = p @ item_vectors
-            grad_right_t += left[start:end].T.contiguous() @ p  # a product with p.T takes twice as long
+            grad_vectors[start:end] = (p @ item_vectors)[: end - start]
+            grad_right_t += left[start : start + rows].T.contiguous() @ p  # a product with p.T takes twice as long
         grad_right_t /= positions
         ctx.save_for_backward(grad_vectors / positions, grad_right_t)
         return loss / positions
@@ -68,6 +71,15 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         grad_vectors, grad_right_t = ctx.saved_tensors
         width = grad_vectors.shape[1]
         return grad_vectors * grad, grad_right_t[:width].T * grad, grad_right_t[width] * grad, None, None, None
+
+
+def _chunk(positions: int, most: int) -> int:
+    """Rows of each of as few chunks as there may be, which are alike: a multiple of 64 where there are more than that.
+
+    Chunks of all sizes would have code made for each (`trunk.few_sizes`).
+    """
+    rows = math.ceil(positions / math.ceil(positions / most))
+    return min(most, 64 * math.ceil(rows / 64)) if rows > 64 else max(1, rows)
 
 
 def catalogue_cross_entropy(
