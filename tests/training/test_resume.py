@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -191,6 +193,30 @@ def contents(bundle: Path) -> dict[str, bytes]:
         for path in sorted(bundle.rglob("*"))
         if path.is_file() and path.name != MANIFEST  # it holds the time
     }
+
+
+def test_a_checkpoint_is_whole_whenever_it_is_looked_at(tmp_path: Path) -> None:
+    """By a process that watches another one train."""
+    path, over = tmp_path / "checkpoint", threading.Event()
+
+    def keep_writing() -> None:
+        for turn in itertools.count():
+            write(path, {"weight": torch.zeros(10 + 1000 * (turn % 2))}, {"turn": turn})
+            if over.is_set():
+                return
+
+    write(path, {}, {"turn": -1})
+    writer = threading.Thread(target=keep_writing)
+    writer.start()
+    try:
+        turns, deadline = [-1], time.monotonic() + 60
+        while turns[-1] < 200:
+            assert time.monotonic() < deadline
+            turns.append(numbers_of(path)["turn"])
+    finally:
+        over.set()
+        writer.join()
+    assert turns == sorted(turns)
 
 
 def test_a_process_that_is_killed_within_an_epoch_goes_on_to_the_same_bundle(

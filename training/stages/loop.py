@@ -194,9 +194,9 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def numbers_of(path: Path) -> dict[str, Any]:
-    """The numbers alone; the tensors stay unread."""
+    """The numbers alone; the tensors stay unread. Somebody may be writing it anew."""
     try:
-        with safe_open(path, "pt") as file:
+        with safe_open(path, "np") as file:  # for torch it opens the file twice, and may find two files
             numbers: dict[str, Any] = json.loads(file.metadata()["numbers"])
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error}): start over with --fresh") from error
