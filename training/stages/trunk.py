@@ -167,12 +167,12 @@ def read_states(trunk: Trunk, vectors: Tensor, batch: Batch) -> tuple[Tensor, Te
     profile, has_profile = _mean_before(vectors, batch.before)
     windows, longest = rows.shape
     # Windows of nothing, and positions of nothing at the end of each.
-    more = few_sizes(windows)
-    longer = max(longest, min(few_sizes(longest), trunk.backbone.shape.max_history + 1))
-    read = F.pad(rows, (0, longer - longest, 0, more - windows))[:, :-1]
-    profile, has_profile = F.pad(profile, (0, 0, 0, more - windows)), F.pad(has_profile, (0, more - windows))
-    states = trunk.backbone(F.embedding(read, vectors), profile, has_profile, read)  # (more, longer, W)
-    wanted = F.pad(real, (0, longer - longest, 0, more - windows))
+    more, longer = few_sizes(windows), min(few_sizes(longest), trunk.backbone.shape.max_history + 1)
+    own = (0, more - windows)
+    both = (0, max(0, longer - longest), *own)
+    read, wanted = F.pad(rows, both)[:, :-1], F.pad(real, both)
+    profile, has_profile = F.pad(profile, (0, 0, *own)), F.pad(has_profile, own)
+    states = trunk.backbone(F.embedding(read, vectors), profile, has_profile, read)  # (B, L, W), padded
     return states[wanted], trunk.g(states)[wanted], rows[real]
 
 
@@ -180,7 +180,7 @@ def few_sizes(size: int) -> int:
     """The next of a few sizes, at most a sixteenth above.
 
     For each shape of a product in bfloat16 oneDNN makes code, and keeps that of a thousand. Where no two batches are
-    alike that is an eighth of the time of training.
+    alike that is up to a third of the time of training (bench/training/shapes.py).
     """
     step = 1 << max(0, size.bit_length() - 5)
     return step * math.ceil(size / step)
