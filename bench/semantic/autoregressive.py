@@ -31,7 +31,8 @@ from model.semantic.packed import ContextMaker, HistoryReader
 from training.data.prepared import Prepared
 from training.evaluate import Scorer, evaluate
 from training.recipes.semantic import NetworkPart
-from training.stages.semantic import _optimiser, _rate, shape_of, smoothed
+from training.stages.schedule import learning_rate
+from training.stages.semantic import _optimiser, shape_of, smoothed
 from training.stages.windows import Batch, Windows
 
 
@@ -261,7 +262,7 @@ def fit(
         total_loss, positions = 0.0, 0
         for batch in windows.epoch(size, seed, epoch):
             for group in optimiser.param_groups:
-                group["lr"] = part.learning_rate * _rate(step, total, part.warmup_steps)
+                group["lr"] = part.learning_rate * learning_rate(step, total, part.warmup_steps)
             loss, count = losses(network, batch, part)
             optimiser.zero_grad()
             loss.backward()

@@ -25,8 +25,9 @@ from training.evaluate import Metrics, evaluate, recommender_scorer
 from training.recipe import Recipe, load_recipe
 from training.stages import validation
 from training.stages.head import fit_head
+from training.stages.schedule import learning_rate
 from training.stages.tokenizer import fit_tokenizer
-from training.stages.trunk import FittedTrunk, _rate, fit_trunk
+from training.stages.trunk import FittedTrunk, fit_trunk
 from training.stages.windows import Windows
 
 SMALL = (
@@ -150,12 +151,12 @@ def test_a_step_of_two_smaller_batches_is_the_step_of_both_together(
 
 
 def test_the_rate_rises_then_falls_to_three_percent() -> None:
-    rates = [_rate(step, 1000, 100) for step in range(1000)]
+    rates = [learning_rate(step, 1000, 100) for step in range(1000)]
     assert np.argmax(rates) in range(95, 105)
     assert (np.diff(rates[:95]) > 0).all()
     assert (np.diff(rates[105:]) < 0).all()
     assert 0.03 < rates[-1] < 0.031
-    assert _rate(0, 10, 0) == 1.0
+    assert learning_rate(0, 10, 0) == 1.0
 
 
 # ----------------------------------------------------------------------------------------------------------------

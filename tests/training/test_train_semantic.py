@@ -59,6 +59,15 @@ def test_from_prepared_data_to_a_bundle_that_answers(tmp_path: Path) -> None:
     assert run(1) != path
 
 
+def test_a_run_that_comes_to_nothing_says_so_in_one_sentence(tmp_path: Path) -> None:
+    toy_prepared().write(tmp_path / "prepared")
+    overrides = [*QUICK, "network.learning_rate=1e30"]
+    sentence = r"^the network's loss is not finite in epoch \d: lower network.learning_rate$"
+    with pytest.raises(ValueError, match=sentence):
+        train(tmp_path / "prepared", "diffgrm", "tiny", bundles=tmp_path / "bundles", name="toy", overrides=overrides)
+    assert not list((tmp_path / "bundles").rglob("*")), "a failed run publishes nothing"
+
+
 def test_conditional_passes_are_served_only_where_their_lead_is_surer_than_chance() -> None:
     fitted = toy.fitted()
     recommender = fitted.recommender(Decoding())

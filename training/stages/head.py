@@ -103,8 +103,7 @@ def fit_head(
                 place.sums = sums.tolist()
                 loop.step()
             trunk.eval()
-            if not np.isfinite(sums).all():
-                raise ValueError(f"the head's loss is not finite in epoch {place.epoch + 1}: lower head.learning_rate")
+            loop.check("the head", "head.learning_rate", *sums)
             values = dict(zip(LOSSES, (sums / part.steps_per_epoch).tolist(), strict=True))
             for weight in sorted({w for w in part.weights if w > 0}):
                 mixture = replace(standing, weight=weight)

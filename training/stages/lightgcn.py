@@ -11,7 +11,6 @@ graph. torch.sparse does it: bench/training/lightgcn.py has it beside torch_geom
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -95,8 +94,7 @@ def fit_graph(
             others = torch.randint(catalogue_size, (len(batch),), generator=generator).to(device)
             user, taken = pairs[batch].unbind(dim=1)
             total += _step(embeddings, graph, optimiser, user, users + taken, users + others, layers) * len(batch)
-        if not math.isfinite(total):
-            raise ValueError(f"LightGCN's loss is not finite in epoch {place.epoch + 1}: lower signals.lightgcn_rate")
+        loop.check("LightGCN", "signals.lightgcn_rate", total)
         values = {"loss": total / len(pairs)}
         place.epochs.append(values)
         loop.next_epoch()

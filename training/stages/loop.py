@@ -5,6 +5,7 @@
         for batch in batches(skip=loop.place.batch):
             ...                        # one step
             loop.step()                # now and then writes everything
+        loop.check("the trunk", "trunk.learning_rate", loss)
         loop.remember()                # this epoch is the best so far
         loop.next_epoch()
     loop.finish()                      # the best comes back, and the stage is kept as done
@@ -18,6 +19,7 @@ no recommender. Without a path nothing is kept.
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import time
@@ -82,6 +84,11 @@ class Loop:
         self.place.step += 1
         if self._due(self._every):
             self._write()
+
+    def check(self, whose: str, setting: str, *sums: float) -> None:
+        """Before an epoch is kept. Raises ValueError, with what to lower, where one of its numbers is not finite."""
+        if not all(math.isfinite(number) for number in sums):
+            raise ValueError(f"{whose}'s loss is not finite in epoch {self.place.epoch + 1}: lower {setting}")
 
     def remember(self) -> None:
         """The weights as they are now are the best."""

@@ -29,6 +29,7 @@ from training.data.prepared import Prepared
 from training.evaluate import evaluate, recommender_scorer
 from training.progress import Progress, silent
 from training.stages.loop import EVERY, Loop, own_randomness
+from training.stages.schedule import learning_rate
 from training.stages.softmax import catalogue_cross_entropy
 from training.stages.windows import Batch, Windows
 
@@ -98,7 +99,7 @@ def fit_semantic(
             network.train()
             for batch in windows.epoch(size, seed, place.epoch, skip=place.batch):
                 for group in optimiser.param_groups:
-                    group["lr"] = part.learning_rate * _rate(place.step, total, part.warmup_steps)
+                    group["lr"] = part.learning_rate * learning_rate(place.step, total, part.warmup_steps)
                 losses = semantic_losses(network, batch, part)
                 optimiser.zero_grad()
                 losses.total(part, shape.digits).backward()
@@ -109,8 +110,7 @@ def fit_semantic(
                 place.sums = [old + new for old, new in zip(place.sums or [0.0] * 5, weighed, strict=True)]
                 loop.step()
             *sums, positions = place.sums
-            if not np.isfinite(sums).all():
-                raise ValueError(f"the loss is not finite in epoch {place.epoch + 1}: lower network.learning_rate")
+            loop.check("the network", "network.learning_rate", *sums)
             network.eval()
             recommender = recommender_of(network, cold, prepared, Decoding())
             metrics = evaluate(
@@ -246,9 +246,3 @@ def _optimiser(network: nn.Module, part: NetworkPart) -> torch.optim.Optimizer:
     others = [p for p in network.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": part.weight_decay}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=part.learning_rate, betas=(0.9, 0.98))
-
-
-def _rate(step: int, total: int, warmup: int) -> float:
-    """Linear warm-up, then half a cosine down to three percent."""
-    rise = min(1.0, (step + 1) / max(1, warmup))
-    return rise * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / total))))

@@ -5,7 +5,6 @@ tokenizer, tokens, health = fit_tokenizer(collaborative, known, text, recipe.tok
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,10 +65,7 @@ def fit_tokenizer(
             loss.backward()
             optimiser.step()
             total += float(loss.detach()) * len(rows)
-        if not math.isfinite(total):
-            raise ValueError(
-                f"the tokenizer's loss is not finite in epoch {place.epoch + 1}: lower tokenizer.learning_rate"
-            )
+        loop.check("the tokenizer", "tokenizer.learning_rate", total)
         values = {"loss": total / len(used)}
         place.epochs.append(values)
         loop.next_epoch()

@@ -27,6 +27,7 @@ from training.data.prepared import Prepared
 from training.evaluate import evaluate, recommender_scorer
 from training.progress import Progress, silent
 from training.stages.loop import EVERY, Loop, own_randomness
+from training.stages.schedule import learning_rate
 from training.stages.softmax import Pairs, catalogue_cross_entropy
 from training.stages.windows import Batch, Windows
 
@@ -96,7 +97,7 @@ def fit_trunk(
             epoch = windows.epoch(size, seed, place.epoch, skip=place.batch * part.accumulate)
             while together := list(itertools.islice(epoch, part.accumulate)):
                 for group in optimiser.param_groups:
-                    group["lr"] = group["top"] * _rate(place.step, total, part.warmup_steps)
+                    group["lr"] = group["top"] * learning_rate(place.step, total, part.warmup_steps)
                 optimiser.zero_grad()
                 count = sum(int(batch.lengths.sum()) for batch in together)
                 losses = 0.0
@@ -111,12 +112,8 @@ def fit_trunk(
                 loop.step()
             # The last step of an epoch may have broken what no loss has seen since.
             with torch.no_grad():
-                whole = bool(space().norm(dim=1).isfinite().all())
-            if not (whole and all(bool(p.isfinite().all()) for p in trunk.parameters()) and math.isfinite(loss_sum)):
-                raise ValueError(
-                    f"the {section.replace('_', ' ')}'s loss is not finite in epoch {place.epoch + 1}: "
-                    f"lower {section}.learning_rate"
-                )
+                weights = [float(tensor.sum()) for tensor in (space().norm(dim=1), *trunk.parameters())]
+            loop.check(f"the {section.replace('_', ' ')}", f"{section}.learning_rate", loss_sum, *weights)
             recommender = anchor_recommender(trunk, space, prepared, part.max_profile)
             metrics = evaluate(
                 recommender_scorer(recommender), prepared, "validation", users=part.validation_users, seed=seed
@@ -226,9 +223,3 @@ def _optimiser(trunk: Trunk, space: Space, part: TrunkPart, given: bool) -> torc
             if some:
                 groups.append({"params": some, "weight_decay": decay, "lr": top, "top": top})
     return torch.optim.AdamW(groups, betas=(0.9, 0.98))
-
-
-def _rate(step: int, total: int, warmup: int) -> float:
-    """Linear warm-up, then half a cosine down to three percent."""
-    rise = min(1.0, (step + 1) / max(1, warmup))
-    return rise * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / total))))
