@@ -20,7 +20,10 @@ from bench.quality.models import MODELS
 from bench.quality.sets import SETS
 
 FOLDER = Path("docs/quality")
-REFERENCES = ("sasrec-ce", "id-text-transition-ensemble", "id-text-transition-ensemble-unseen")
+REFERENCES = (
+    *("sasrec-ce", "sasrec-ce-unseen"),
+    *("id-text-transition-ensemble", "id-text-transition-ensemble-unseen"),
+)
 PARTS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "parts of contrec": (
@@ -69,10 +72,10 @@ Made by `make bench-quality` (`python -m bench.quality run`, then `page`) from t
 one JSON file a model, set and seed. Full catalogue, item level, leave-one-out, items of the history masked (unmasked
 beside it), ties against the scorer; every choice was made on validation. Means over the seeds that are there; ± is
 their standard deviation. The differences are of test NDCG@10, in percent of the reference, with a 95 % bootstrap
-interval over users. Seconds are of one thread by the clock, on a shared machine that paused some runs for other
-measurements: an upper bound. Milliseconds are of one user, without HTTP and store: reading a history, which a cache
-spares who comes back, and making a list from what was read (`bench/quality/speed.py`). The commit is that of the code
-that fitted a row; where it is missing, the row is older than the record of it.
+interval over users. Seconds are of one or two threads by the clock, on a shared machine that paused some runs for
+other measurements: an upper bound. Milliseconds are of one user, without HTTP and store: reading a history, which a
+cache spares who comes back, and making a list from what was read (`bench/quality/speed.py`). The commit is that of
+the code that fitted a row; where it is missing, the row is older than the record of it.
 """
 
 

@@ -3,8 +3,9 @@
     python -m bench.quality.short beauty [--seed 0]
 
 Nobody in these sets has a history of fewer than three events, so the last 0, 1, 2, 5 and 20 events before the target
-are all that a scorer is told; what was forgotten is no longer masked. ContRec as it is served, SASRec and popularity;
-the models are those of the table, trained on first use. Kept as bench/quality/results/<set>/short.json.
+are all that a scorer is told; what was forgotten is no longer masked. ContRec as it is served, SASRec with the same
+softmax, and popularity; the models are those of the table, trained on first use. Kept as
+bench/quality/results/<set>/short.json.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from training.data.prepared import Prepared
 from training.evaluate import Scorer, rank
 
 KEPT: tuple[int | None, ...] = (0, 1, 2, 5, 20, None)
-ROWS = ("contrec", "sasrec-ce", "popularity")
+ROWS = ("contrec", "sasrec-ce-unseen", "popularity")
 
 
 def main() -> None:

@@ -114,7 +114,7 @@ def test_the_page_shows_what_lies_beside_the_cells(
     page.write_page(cells.read_all(results), tmp_path / "page", results)
     text = (tmp_path / "page" / "table.md").read_text()
     assert "### Who is hardly known" in text
-    assert "| last events told | contrec | sasrec-ce | popularity |" in text
+    assert "| last events told | contrec | sasrec-ce-unseen | popularity |" in text
     assert "### Samplers at any cost" in text
     found = json.loads((results / "toy" / "samplers.json").read_text())
     assert f"{found['best']['test ndcg@10']:.4f}" in text
