@@ -40,7 +40,8 @@ def record(command: list[str]) -> dict[str, Any]:
     """Runs the command and says what came of it."""
     with tempfile.TemporaryDirectory(prefix="contrec-nightly-") as folder:
         report = Path(folder) / "report.xml"
-        asked = f"{os.environ.get('PYTEST_ADDOPTS', '')} --junitxml={report}"
+        # The other family refuses what a test records of itself (record_property).
+        asked = f"{os.environ.get('PYTEST_ADDOPTS', '')} -o junit_family=xunit1 --junitxml={report}"
         found: dict[str, Any] = {"machine": machine(), "command": " ".join(command)}
         started = time.monotonic()
         done = subprocess.run(command, env={**os.environ, "PYTEST_ADDOPTS": asked.strip()}, check=False)

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 SOME = """
 import pytest
-def test_passes(): pass
+def test_passes(record_property): record_property("took", "no time")
 @pytest.mark.parametrize("n", [1, 2])
 def test_is_skipped(n): pytest.skip("no")
 """
@@ -43,7 +43,8 @@ def test_a_nightly_line_leaves_a_record(tmp_path: Path, tests: str | None, code:
     line = [sys.executable, "-c", "raise SystemExit(2)"]
     if tests is not None:
         (tmp_path / "test_some.py").write_text(tests)
-        line = [sys.executable, "-m", "pytest", "-q", str(tmp_path / "test_some.py")]
+        loud = ["-W", "error::pytest.PytestWarning", "-W", "ignore::pytest.PytestDeprecationWarning"]
+        line = [sys.executable, "-m", "pytest", "-q", *loud, str(tmp_path / "test_some.py")]
     done = subprocess.run(
         [sys.executable, "-m", "bench.serving.nightly", "--results", str(tmp_path), "some", *line],
         cwd=ROOT,
