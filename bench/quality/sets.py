@@ -32,7 +32,7 @@ class Set:
 
 
 _FILMS = (
-    *("text_half.residual=true", "text_half.dropout=0.1", "text_half.epochs=16"),
+    *("text_half.residual=true", "text_half.dropout=0.1", "text_half.epochs=16", "text_half.kernel=1"),
     *("transitions.window=5", "transitions.decay=0.5"),
 )
 _AMAZON = ("trunk.max_history=50", "trunk.dropout=0.2", "trunk.epochs=14", "trunk.patience=4")

@@ -35,7 +35,7 @@ def words() -> ContinuousRecommender:
     whole = toy.fitted()
     texts = [item_text(item) for item in whole.prepared.catalogue]
     encoder = fit_hashed_text(texts, 256, 24)
-    part = whole.recipe.text_half.model_copy(update={"epochs": 4, "dropout": 0.0})
+    part = whole.recipe.text_half.model_copy(update={"epochs": 4, "dropout": 0.0, "kernel": 1})  # unlike the first
     fitted = fit_text_half(whole.prepared, encoder.encode(texts), part, whole.recipe.trunk, seed=0)
     half = fitted.recommender(whole.prepared, whole.recipe.trunk.max_profile)
     assert isinstance(fitted.space, TextSpace)
@@ -115,6 +115,11 @@ def test_who_explores_changes_nothing_for_the_others_of_a_batch() -> None:
         (alone,) = both.generate(tokens[n : n + 1], dials[n : n + 1])
         assert len(taste.vectors) == len(alone.vectors) == (1 + both.behaviour.mixture.explore_samples if n % 2 else 1)
         np.testing.assert_allclose(both.score(taste), both.score(alone), atol=1e-4)
+
+
+def test_the_second_trunk_is_built_as_its_own_part_says() -> None:
+    assert words().trunk.backbone.shape.kernel == 1
+    assert toy.fitted().trunk.trunk.backbone.shape.kernel == 4
 
 
 def test_halves_that_do_not_fit_are_refused() -> None:

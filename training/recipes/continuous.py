@@ -95,6 +95,7 @@ class TextHalfPart(Part):
     epochs: Annotated[int, Field(ge=0)]
     dropout: Share
     learning_rate: Positive
+    kernel: Count
     residual: bool
     weights: Weights
 

@@ -42,8 +42,7 @@ def fit_text_half(
     keep_every: float = EVERY,
 ) -> FittedTrunk:
     """text (N, D): unit vectors of the encoder. The trunk's own settings, but for those that `part` names."""
-    named = {"epochs": part.epochs, "dropout": part.dropout, "learning_rate": part.learning_rate}
-    own = trunk_part.model_copy(update=named)
+    own = trunk_part.model_copy(update=part.model_dump(include={"epochs", "dropout", "learning_rate", "kernel"}))
     # Another seed than the behaviour half's: equal draws of dropout would make their errors alike.
     return fit_trunk(
         prepared,
