@@ -112,7 +112,7 @@ def fit_trunk(
                 loop.step()
             # The last step of an epoch may have broken what no loss has seen since.
             with torch.no_grad():
-                weights = [float(tensor.sum()) for tensor in (space().norm(dim=1), *trunk.parameters())]
+                weights = [float(tensor.abs().max()) for tensor in (space().norm(dim=1), *trunk.parameters())]
             loop.check(f"the {section.replace('_', ' ')}", f"{section}.learning_rate", loss_sum, *weights)
             recommender = anchor_recommender(trunk, space, prepared, part.max_profile)
             metrics = evaluate(
