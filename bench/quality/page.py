@@ -20,10 +20,7 @@ from bench.quality.models import MODELS
 from bench.quality.sets import SETS
 
 FOLDER = Path("docs/quality")
-REFERENCES = (
-    *("sasrec-ce", "sasrec-ce-unseen"),
-    *("id-text-transition-ensemble", "id-text-transition-ensemble-unseen"),
-)
+REFERENCES = ("sasrec-ce", "sasrec-ce-unseen", "id-text-transition-ensemble", "id-text-transition-ensemble-unseen")
 PARTS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "parts of contrec": (

@@ -85,9 +85,9 @@ class Loop:
         if self._due(self._every):
             self._write()
 
-    def check(self, whose: str, setting: str, *sums: float) -> None:
+    def check(self, whose: str, setting: str, *numbers: float) -> None:
         """Before an epoch is kept. Raises ValueError, with what to lower, where one of its numbers is not finite."""
-        if not all(math.isfinite(number) for number in sums):
+        if not all(map(math.isfinite, numbers)):
             raise ValueError(f"{whose}'s loss is not finite in epoch {self.place.epoch + 1}: lower {setting}")
 
     def remember(self) -> None:
