@@ -170,13 +170,13 @@ class Server:
         return pages * resource.getpagesize() / 2**20
 
 
-def start(folder: Path, module: str = "bench.serving.server", **settings: object) -> Server:
-    """Starts a server that works in this folder; the settings are CONTREC_ variables."""
+def start(folder: Path, module: str = "bench.serving.server", *, root: Path = ROOT, **settings: object) -> Server:
+    """Starts a server of the code in `root` that works in this folder; the settings are CONTREC_ variables."""
     port = free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CONTREC_")}
     given: dict[str, object] = {"port": port, "metrics_port": 0, "bundle": NAME, "drain_wait_s": 0} | settings
     environment |= {f"CONTREC_{name.upper()}": str(value) for name, value in given.items()}
-    environment["PYTHONPATH"] = str(ROOT)
+    environment["PYTHONPATH"] = str(root)
     log = folder / f"server-{port}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -200,9 +200,11 @@ def wait_ready(server: Server, seconds: float = 240.0) -> None:
 
 
 @contextmanager
-def serving(folder: Path, module: str = "bench.serving.server", **settings: object) -> Iterator[Server]:
+def serving(
+    folder: Path, module: str = "bench.serving.server", *, root: Path = ROOT, **settings: object
+) -> Iterator[Server]:
     """A ready server, ended with SIGTERM when the block is left."""
-    server = start(folder, module, **settings)
+    server = start(folder, module, root=root, **settings)
     try:
         wait_ready(server)
         yield server
