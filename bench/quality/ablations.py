@@ -14,7 +14,8 @@ from bench.quality.neural import contrec_bundle, halves, parameters, part_of, se
 from bench.quality.tuning import trunk_recipe, tuned
 from model import load_recommender
 from model.continuous.head import Head
-from model.continuous.recommender import ContinuousRecommender, Mixture
+from model.continuous.mixture import Mixture
+from model.continuous.recommender import ContinuousRecommender
 from training.stages.head import fit_head
 
 

@@ -21,7 +21,8 @@ from bench.quality.sets import SETS, load
 from bench.quality.speed import milliseconds
 from model import load_recommender
 from model.continuous.hybrid import Hybrid
-from model.continuous.recommender import ContinuousRecommender, Mixture
+from model.continuous.mixture import Mixture
+from model.continuous.recommender import ContinuousRecommender
 from model.continuous.transitions import WithTransitions
 from model.recommender import Recommender
 from training.data.prepared import Prepared

@@ -22,7 +22,8 @@ from model.catalogue import Catalogue, Item
 from model.continuous.backbone import BackboneShape, Trunk
 from model.continuous.cold import ColdItems
 from model.continuous.head import Head, HeadShape
-from model.continuous.recommender import ContinuousRecommender, Mixture
+from model.continuous.mixture import Mixture
+from model.continuous.recommender import ContinuousRecommender
 from model.continuous.tokenizer import Tokenizer, TokenizerShape
 from model.text import HASHED, HashedText, KeptEncoder
 

@@ -32,7 +32,8 @@ from model.catalogue import Catalogue, Item
 from model.continuous.backbone import BackboneShape, Trunk
 from model.continuous.head import Head, HeadShape
 from model.continuous.hybrid import Hybrid
-from model.continuous.recommender import ContinuousRecommender, Mixture
+from model.continuous.mixture import Mixture
+from model.continuous.recommender import ContinuousRecommender
 from model.continuous.transitions import Transitions, WithTransitions
 from service.stores import open_store
 from service.stores.contract import Event, append_all

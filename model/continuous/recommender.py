@@ -22,7 +22,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,7 @@ from model.cold import starting_bias
 from model.continuous.backbone import Backbone, Trunk, alike, pad
 from model.continuous.cold import Newcomers, load_newcomers
 from model.continuous.head import Head, HeadShape
+from model.continuous.mixture import Mixture
 from model.continuous.reader import Reader
 from model.continuous.retrieval import (
     ContinuousTaste,
@@ -56,22 +57,6 @@ from model.text import item_text, unit
 
 _TOGETHER = 2**22  # cosines held at a time: 16 MB
 _POSITIONS = 1024  # read at once: few are quicker, and memory does not grow with the batch (bench/serving/reading.py)
-
-
-@dataclass(frozen=True, slots=True)
-class Mixture:
-    """How tastes are made: how many samples, at which falling times they are denoised, and their weight lambda.
-
-    guidance: of these samples; 1 is none (head.py). explore_times: the longer walk of samples that are drawn for a
-    request that explores. They are not guided: they are asked for what is less expected.
-    """
-
-    samples: int
-    times: tuple[float, ...]
-    weight: float
-    explore_samples: int = 4
-    explore_times: tuple[float, ...] = (0.9, 0.75, 0.6, 0.45)
-    guidance: float = 1.0
 
 
 class ContinuousRecommender(Recommender):
@@ -109,7 +94,7 @@ class ContinuousRecommender(Recommender):
         self.cold = cold
         self._trained = len(catalogue)  # rows from here on were added since
         self._starting_bias = starting_bias(bias.cpu(), counts)
-        self._noise = fixed_noise(mixture, vectors.shape[1]).to(self.device)
+        self._noise = mixture.noise(vectors.shape[1]).to(self.device)
         backbone = self.trunk.backbone
         self._reader = Reader(backbone) if isinstance(backbone, Backbone) else backbone
         self._samplers: dict[tuple[tuple[float, ...], float], Sampler] = {}
@@ -210,7 +195,7 @@ class ContinuousRecommender(Recommender):
         if self.mixture.weight > 0:
             noise = self._noise.expand(len(tokens), *self._noise.shape)
             samples = self._sampler(self.mixture.times, self.mixture.guidance).sample(condition, anchor, noise)
-            tastes = self._tastes(torch.cat([anchor[:, None], samples], dim=1), self._standard_weights())
+            tastes = self._tastes(torch.cat([anchor[:, None], samples], dim=1), self.mixture.weights)
         else:
             tastes = self._alone(anchor)
         exploring = [n for n, dial in enumerate(dials) if dial.explore > 0]
@@ -310,10 +295,6 @@ class ContinuousRecommender(Recommender):
             self._samplers[times, guidance] = Sampler(self.head, times, guidance)
         return self._samplers[times, guidance]
 
-    def _standard_weights(self) -> list[float]:
-        weight, samples = self.mixture.weight, self.mixture.samples
-        return [1 - weight, *[weight / samples] * samples] if weight > 0 else [1.0]
-
     def _alone(self, vectors: Tensor) -> list[ContinuousTaste]:
         """Vectors (B, W), one each, as B tastes."""
         queries = torch.cat([vectors, vectors.new_ones(len(vectors), 1)], dim=1)[:, None]
@@ -339,9 +320,7 @@ class ContinuousRecommender(Recommender):
         return self.sieve.slack(taste.vectors[:, :-1])
 
     def _fresh_noise(self, seed: int) -> Tensor:
-        generator = torch.Generator().manual_seed(seed)
-        shape = (self.mixture.explore_samples, len(self.mixture.explore_times), self.vectors.shape[1])
-        return torch.randn(shape, generator=generator).to(self.device)
+        return self.mixture.fresh_noise(self.vectors.shape[1], seed).to(self.device)
 
     # ------------------------------------------------------------------------------------------------------------
     # Files of a bundle
@@ -403,12 +382,6 @@ def profiles(vectors: Tensor, histories: Sequence[Rows], longest: int, at_most: 
             profile[n] = vectors[torch.from_numpy(before.astype(np.int64)).to(vectors.device)].mean(dim=0)
             has_profile[n] = True
     return profile, has_profile
-
-
-def fixed_noise(mixture: Mixture, width: int) -> Tensor:
-    """(S, T, W): the same in training, validation and serving, on every machine."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(mixture.samples, len(mixture.times), width, generator=generator)
 
 
 def _lengths(matrix: Floats) -> Floats:

@@ -11,7 +11,7 @@ import pytest
 
 from bench.quality import __main__ as command
 from bench.quality import cells, negatives, page, samplers, short, speed
-from model.continuous.recommender import Mixture
+from model.continuous.mixture import Mixture
 from model.continuous.transitions import WithTransitions
 from model.recommender import Dials, Popular
 from tests.bench.test_quality_table import results, toy_set

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from model.continuous.cold import ColdItems
-from model.continuous.recommender import ContinuousRecommender, Mixture
+from model.continuous.mixture import Mixture
+from model.continuous.recommender import ContinuousRecommender
 from model.continuous.tokenizer import Tokenizer
 from model.text import HASHED, HashedText, KeptEncoder, item_text
 from tests.contracts.recommender_contract import ITEMS, toy_catalogue, toy_histories

@@ -15,7 +15,8 @@ import torch
 from model.catalogue import Catalogue, Item
 from model.continuous.backbone import BackboneShape, Trunk, attention, convolved, pad
 from model.continuous.head import Head, HeadShape
-from model.continuous.recommender import ContinuousRecommender, Mixture, profiles
+from model.continuous.mixture import Mixture
+from model.continuous.recommender import ContinuousRecommender, profiles
 from training.stages.trunk import read_states
 from training.stages.windows import Windows
 

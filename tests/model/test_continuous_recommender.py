@@ -17,7 +17,8 @@ from model.bundle import write_bundle
 from model.catalogue import Catalogue, Item
 from model.continuous.backbone import BackboneShape, Trunk
 from model.continuous.head import Head, HeadShape
-from model.continuous.recommender import ContinuousRecommender, ContinuousTaste, Mixture, fixed_noise
+from model.continuous.mixture import Mixture
+from model.continuous.recommender import ContinuousRecommender, ContinuousTaste
 from model.recommender import Dials, Recommender, UserTokens, best
 from model.sieve import PlainSieve
 from tests.contracts.recommender_contract import (
@@ -216,7 +217,7 @@ def test_a_taste_is_the_mixture_of_the_formula(fitted: toy.Fitted, weight: float
         h = torch.from_numpy(tokens.condition)[None]
         g = recommender.trunk.g(h)
         p = (1 - weight) * torch.softmax(g @ recommender.vectors.T + recommender.bias, dim=1)[0]
-        for noise in fixed_noise(mixture, recommender.vectors.shape[1]):
+        for noise in mixture.noise(recommender.vectors.shape[1]):
             x0_hat = recommender.head.sample(h, g, noise[None], mixture.times)
             sample = torch.softmax(x0_hat @ recommender.vectors.T + recommender.bias, dim=1)[0]
             p = p + weight / mixture.samples * sample

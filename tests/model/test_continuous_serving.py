@@ -12,8 +12,9 @@ from model.catalogue import Catalogue, Item
 from model.continuous import retrieval as module
 from model.continuous.backbone import PREFIX, Backbone, BackboneShape, Trunk, alike, pad
 from model.continuous.head import Head, HeadShape
+from model.continuous.mixture import Mixture
 from model.continuous.reader import Reader
-from model.continuous.recommender import ContinuousRecommender, Mixture
+from model.continuous.recommender import ContinuousRecommender
 from model.continuous.retrieval import ContinuousTaste, rough_scores
 from model.continuous.sampler import Sampler
 from model.recommender import Dials, best

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from model.continuous.backbone import Trunk
 from model.continuous.head import Head, HeadShape, direction_loss, dispersive_loss, draw_times
-from model.continuous.recommender import ContinuousRecommender, Mixture
+from model.continuous.mixture import Mixture
+from model.continuous.recommender import ContinuousRecommender
 from training.data.prepared import Prepared
 from training.evaluate import paired_bootstrap
 from training.progress import Progress, silent

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from model.continuous.backbone import BackboneShape, Trunk
 from model.continuous.head import Head, HeadShape
-from model.continuous.recommender import ContinuousRecommender, Mixture
+from model.continuous.mixture import Mixture
+from model.continuous.recommender import ContinuousRecommender
 from model.continuous.space import ItemSpace, Space
 from training.data.prepared import Prepared
 from training.evaluate import evaluate, recommender_scorer
