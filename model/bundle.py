@@ -2,7 +2,8 @@
 
     bundles/<name>/<version>/manifest.json    format, recipe, data fingerprint, libraries, metrics, sha256 of each file
     bundles/<name>/<version>/...              what the recommender's kind needs
-    bundles/<name>/current                    JSON: the active version and the one before it, replaced atomically
+    bundles/<name>/current                    JSON: the active version, the one before it, and since when each was;
+                                              replaced atomically
 
 A reader sees a whole bundle or none: a bundle is filled beside its place, made durable, and renamed into it.
 `verify` proves **integrity, not origin**: it finds a flipped byte, a missing or a foreign file, but whoever can write
@@ -24,7 +25,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path, PurePosixPath
@@ -41,6 +42,16 @@ _UNFINISHED = ".unfinished-"
 
 class BundleError(Exception):
     """A bundle that cannot be used or written; the message is one sentence for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class Current:
+    """What the file `current` says: the active version and the one before it, each with the unix seconds since when."""
+
+    version: str
+    moved: float
+    previous: str | None = None
+    previous_moved: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,9 +295,14 @@ def list_bundles(root: Path, name: str) -> list[Entry]:
     home = _home(root, name)
     if not home.is_dir():
         return []
-    chosen = _current(home)[0]
+    chosen = _read_current(home)
     found = [
-        Entry(version=path.name, path=path, active=path.name == chosen, manifest=read_manifest(path))
+        Entry(
+            version=path.name,
+            path=path,
+            active=chosen is not None and path.name == chosen.version,
+            manifest=read_manifest(path),
+        )
         for path in home.iterdir()
         if path.is_dir() and not path.name.startswith(".")
     ]
@@ -300,10 +316,14 @@ def activate(root: Path, name: str, version: str) -> Path:
     """Makes a version the active one, after verifying it. Returns its path. Raises BundleError."""
     home, path = _home(root, name), path_of(root, name, version)
     verify(path)
-    chosen, _ = _current(home)
-    if version != chosen:
-        _point(home, version, previous=chosen)
+    _point(home, _after(_read_current(home), version))
     return path
+
+
+def set_current(root: Path, name: str, current: Current) -> None:
+    """Writes what is known from elsewhere of a version that is served already (service/following.py). Raises
+    OSError."""
+    _point(_home(root, name), current)
 
 
 def path_of(root: Path, name: str, version: str) -> Path:
@@ -311,15 +331,20 @@ def path_of(root: Path, name: str, version: str) -> Path:
     return _home(root, name) / _checked(version, "version")
 
 
-def active(root: Path, name: str) -> Path | None:
-    """The folder of the active version, or None while none is. Raises BundleError when it points to nothing."""
+def current(root: Path, name: str) -> Current | None:
+    """Which version is active and which was before it, or None while none is. Raises BundleError when what it names is
+    not there."""
     home = _home(root, name)
-    chosen, _ = _current(home)
-    if chosen is None:
-        return None
-    if not (home / chosen).is_dir():
-        raise BundleError(f"{home / CURRENT} names version {chosen!r}, which is not there")
-    return home / chosen
+    found = _read_current(home)
+    if found is not None and not (home / found.version).is_dir():
+        raise BundleError(f"{home / CURRENT} names version {found.version!r}, which is not there")
+    return found
+
+
+def active(root: Path, name: str) -> Path | None:
+    """The folder of the active version, or None while none is. Raises BundleError as `current` does."""
+    found = current(root, name)
+    return None if found is None else path_of(root, name, found.version)
 
 
 def rollback(root: Path, name: str) -> Path:
@@ -328,19 +353,33 @@ def rollback(root: Path, name: str) -> Path:
     Raises BundleError when there is none, or when it does not verify.
     """
     home = _home(root, name)
-    chosen, previous = _current(home)
-    if previous is None:
+    found = _read_current(home)
+    if found is None or found.previous is None:
         raise BundleError(f"bundle {name!r} has no version to roll back to")
-    verify(home / previous)
-    _point(home, previous, previous=chosen)
-    return home / previous
+    verify(home / found.previous)
+    _point(home, _after(found, found.previous))
+    return home / found.previous
 
 
-def _point(home: Path, version: str, previous: str | None) -> None:
+def later_than(moved: float) -> float:
+    """Now, in unix seconds, and always after `moved`: clocks may be set back."""
+    return max(time.time(), moved + 1e-3)
+
+
+def _after(before: Current | None, version: str) -> Current:
+    """What is said once `version` is active. Said again it is said later, and the one before stays."""
+    if before is None:
+        return Current(version, later_than(0.0))
+    if before.version == version:
+        return replace(before, moved=later_than(before.moved))
+    return Current(version, later_than(before.moved), before.version, before.moved)
+
+
+def _point(home: Path, current: Current) -> None:
     descriptor, temporary = tempfile.mkstemp(prefix=_UNFINISHED, dir=home)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump({"version": version, "previous": previous}, file)
+            json.dump(asdict(current), file)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
@@ -351,19 +390,24 @@ def _point(home: Path, version: str, previous: str | None) -> None:
     sync(home)
 
 
-def _current(home: Path) -> tuple[str | None, str | None]:
-    """(active version, the one before it), each None where there is none."""
+def _read_current(home: Path) -> Current | None:
+    """None where nothing is active. Raises BundleError for a file that names no version."""
     file = home / CURRENT
     try:
+        written = file.stat().st_mtime  # what a file from before moves had times says of them
         record = json.loads(file.read_text(encoding="utf-8"))
-        version, previous = record["version"], record["previous"]
+        found = Current(**({"moved": written} | record))
+        numbers = (float(found.moved), float(found.previous_moved))
     except FileNotFoundError:
-        return None, None
-    except (ValueError, KeyError, TypeError):
+        return None
+    except (ValueError, TypeError):
         raise BundleError(f"{file} does not name a version") from None
-    if not isinstance(version, str) or not isinstance(previous, str | None):
+    if not isinstance(found.version, str) or not isinstance(found.previous, str | None):
         raise BundleError(f"{file} does not name a version")
-    return _checked(version, "version"), None if previous is None else _checked(previous, "version")
+    _checked(found.version, "version")
+    if found.previous is not None:
+        _checked(found.previous, "version")
+    return replace(found, moved=numbers[0], previous_moved=numbers[1])
 
 
 def _home(root: Path, name: str) -> Path:

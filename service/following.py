@@ -1,9 +1,8 @@
 """Which version of the bundle should be served, and seeing to it: every replica follows one pointer.
 
 Two may say so: the file `current` in the folder of bundles (`contrec bundles activate`, a trainer), and the pointer in
-the store, which the admin routes move and which reaches replicas that do not share a folder. Each replica looks at both
-twice a second and follows whichever moved last. At start the pointer counts, unless the file names a third version: one
-that is neither the pointer's nor the one before it was activated while nobody looked.
+the store, which the admin routes move and which reaches replicas that do not share a folder. Both say since when. Each
+replica looks at both twice a second, and what moved last counts: at start, while it runs, and for what was before.
 
     following = Following(root, "movies", bundles, guard)
     await following.first()                        # at start; never raises
@@ -17,10 +16,11 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
+from operator import itemgetter
 from pathlib import Path
 from typing import Final
 
-from model.bundle import BundleError, Entry, activate, active, list_bundles
+from model.bundle import BundleError, Current, Entry, current, later_than, list_bundles, set_current
 from service.bundles import Bundles
 from service.guard import Guard
 from service.stores.contract import Pointer, StoreUnavailable
@@ -40,29 +40,21 @@ class Following:
         self._bundles = bundles
         self._guard = guard
         self._turn = asyncio.Lock()
-        self._file: str | None = None  # what each of the two said when it was last heard
-        self._pointer: str | None = None
-        self._wanted: str | None = None
+        self._pointer: Pointer | None = None  # the latest that was heard or said
         self._tried = 0.0
 
     async def first(self) -> None:
         """Takes up what should be served at start. What is wrong becomes the state and reason of the bundles."""
         async with self._turn:
             try:
-                self._file = self._named_by_file()
+                wanted = await self._wanted()
             except BundleError as error:
                 self._bundles.refuse(str(error))
                 return
-            pointer = await self._heard()
-            self._wanted = self._file
-            if pointer is not None:
-                self._pointer = pointer.version
-                if self._file in (None, pointer.previous):
-                    self._wanted = pointer.version
-            if self._wanted is None:
+            if wanted is None:
                 self._bundles.without(f"no version of the bundle {self._name!r} is active")
                 return
-            await self._take_up(self._wanted)
+            await self._take_up(wanted.version)
 
     async def follow(self, every: float) -> None:
         """Looks every so many seconds, until cancelled."""
@@ -86,30 +78,23 @@ class Following:
     async def rollback(self) -> None:
         """`activate` for the version that was active before. Raises BundleError when there is none."""
         async with self._turn:
-            pointer = await self._heard()
-            version = self._bundles.previous_version if pointer is None else pointer.previous
-            if version is None:
+            wanted = await self._wanted()
+            if wanted is None or wanted.previous is None:
                 raise BundleError(f"bundle {self._name!r} has no version to roll back to")
-            await self._bundles.take_up(version)
-            await self._point(version)
+            await self._bundles.take_up(wanted.previous)
+            await self._point(wanted.previous)
 
     async def list(self) -> list[Entry]:
         """Every published version, oldest first. Raises BundleError."""
         return await asyncio.to_thread(list_bundles, self._root, self._name)
 
     async def _look(self) -> None:
-        file, pointer = self._named_by_file(), await self._heard()
-        if file != self._file:
-            self._file = self._wanted = file
-        elif pointer is not None and pointer.version != self._pointer:
-            self._wanted = pointer.version
-        if pointer is not None:
-            self._pointer = pointer.version
-        if self._wanted is None or self._wanted == self._bundles.version:
+        wanted = await self._wanted()
+        if wanted is None or wanted.version == self._bundles.version:
             return
-        if self._wanted == self._bundles.refused and time.monotonic() - self._tried < RETRY_S:
+        if wanted.version == self._bundles.refused and time.monotonic() - self._tried < RETRY_S:
             return
-        await self._take_up(self._wanted)
+        await self._take_up(wanted.version)
 
     async def _take_up(self, version: str) -> None:
         self._tried = time.monotonic()
@@ -119,26 +104,41 @@ class Following:
             return  # told and counted; what was served is served on
 
     async def _point(self, version: str) -> None:
-        """Tells everyone. The pointer's first move also says what was before it."""
-        before = self._bundles.previous_version
-        self._wanted = version
-        if before is not None and await self._heard() is None:
-            with suppress(StoreUnavailable):
-                await self._guard.write("write_pointer", lambda store: store.write_pointer(self._name, before))
-        await self._guard.write("write_pointer", lambda store: store.write_pointer(self._name, version))
-        self._pointer = version
+        """Tells everyone. Where the store refuses, this replica stays with what it was told."""
+        before = await self._wanted()
+        if before is None:
+            pointer = Pointer(version, None, later_than(0.0))
+        else:
+            previous = before.previous if before.version == version else before.version
+            pointer = Pointer(version, previous, later_than(before.moved))
+        self._pointer = pointer
+        kept = await self._guard.write("write_pointer", lambda store: store.write_pointer(self._name, pointer))
+        self._pointer = kept
+        if kept != pointer:
+            return  # somebody moved it later
+        said = Current(version, pointer.moved, pointer.previous, 0.0 if before is None else before.moved)
         try:
-            await asyncio.to_thread(activate, self._root, self._name, version)
-            self._file = version
+            await asyncio.to_thread(set_current, self._root, self._name, said)
         except OSError as error:
             log.info("the folder of bundles is not ours to write (%s); the store's pointer says it all", error)
 
-    def _named_by_file(self) -> str | None:
-        path = active(self._root, self._name)
-        return None if path is None else path.name
+    async def _wanted(self) -> Pointer | None:
+        """What counts now. Raises BundleError where the file names what is not there."""
+        file = current(self._root, self._name)
+        with suppress(StoreUnavailable):
+            heard = await self._guard.read("read_pointer", lambda store: store.read_pointer(self._name))
+            if heard is not None and (self._pointer is None or heard.moved >= self._pointer.moved):
+                self._pointer = heard
+        return latest(file, self._pointer)
 
-    async def _heard(self) -> Pointer | None:
-        try:
-            return await self._guard.read("read_pointer", lambda store: store.read_pointer(self._name))
-        except StoreUnavailable:
-            return None
+
+def latest(file: Current | None, pointer: Pointer | None) -> Pointer | None:
+    """What moved last, and what counted before it did. Where both moved at once they say the same."""
+    if file is None or (pointer is not None and pointer.moved >= file.moved):
+        return pointer
+    before: list[tuple[float, str | None]] = [(file.previous_moved, file.previous)]
+    if pointer is not None:
+        before += [(pointer.moved, pointer.version), (0.0, pointer.previous)]
+        before.sort(key=itemgetter(0), reverse=True)
+    others = (version for _, version in before if version not in (None, file.version))
+    return Pointer(file.version, next(others, None), file.moved)

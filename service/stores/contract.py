@@ -88,10 +88,11 @@ class StoredItem:
 
 @dataclass(frozen=True, slots=True)
 class Pointer:
-    """Which version of a bundle is active, and which was before it."""
+    """Which version of a bundle is active, which was before it, and since when: unix seconds."""
 
     version: str
-    previous: str | None = None
+    previous: str | None
+    moved: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +164,8 @@ class Store(Protocol):
         """Which version of the bundle `name` is active; None while nobody has said so."""
         ...
 
-    async def write_pointer(self, name: str, version: str) -> Pointer:
-        """Makes a version the active one; the one before becomes `previous`. Writing it again changes nothing."""
+    async def write_pointer(self, name: str, pointer: Pointer) -> Pointer:
+        """Keeps it, unless one that moved later is there. Returns the one that is kept."""
         ...
 
     async def erase(self, user_id: str) -> int:

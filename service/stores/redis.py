@@ -16,7 +16,7 @@ under `contrec:`
     catalogue           counter: the catalogue version
     items               hash item -> what was said of it, JSON
     items_by_version    sorted set item -> the catalogue version at its writing
-    pointer:<name>      hash version, previous: which version of a bundle is active
+    pointer:<name>      hash version, previous, moved: which version of a bundle is active, and since when
 
 Run Redis with `maxmemory-policy volatile-lru`, so that only tokens are evicted. Not for Redis Cluster: the log
 is one key and the scripts touch several.
@@ -160,12 +160,12 @@ end
 return found
 """
 
-# KEYS: pointer key. ARGV: version.
+# KEYS: pointer key. ARGV: version, previous or nothing, moved.
 _WRITE_POINTER: Final = """
-local held = redis.call('HGET', KEYS[1], 'version')
-if held and held ~= ARGV[1] then redis.call('HSET', KEYS[1], 'previous', held) end
-redis.call('HSET', KEYS[1], 'version', ARGV[1])
-return redis.call('HMGET', KEYS[1], 'version', 'previous')
+if tonumber(ARGV[3]) >= tonumber(redis.call('HGET', KEYS[1], 'moved') or 0) then
+  redis.call('HSET', KEYS[1], 'version', ARGV[1], 'previous', ARGV[2], 'moved', ARGV[3])
+end
+return redis.call('HMGET', KEYS[1], 'version', 'previous', 'moved')
 """
 
 
@@ -281,13 +281,14 @@ class RedisStore:
         return version, [_item(json.loads(item)) for item in items]
 
     async def read_pointer(self, name: str) -> Pointer | None:
-        version, previous = await self._call(
-            cast(Any, self._redis.hmget(f"{_PREFIX}pointer:{name}", ["version", "previous"]))
+        found = await self._call(
+            cast(Any, self._redis.hmget(f"{_PREFIX}pointer:{name}", ["version", "previous", "moved"]))
         )
-        return None if version is None else _pointer(version, previous)
+        return None if found[0] is None else _pointer(*found)
 
-    async def write_pointer(self, name: str, version: str) -> Pointer:
-        return _pointer(*await self._keep(self._write_pointer(keys=[f"{_PREFIX}pointer:{name}"], args=[version])))
+    async def write_pointer(self, name: str, pointer: Pointer) -> Pointer:
+        said = [pointer.version, pointer.previous or "", repr(pointer.moved)]
+        return _pointer(*await self._keep(self._write_pointer(keys=[f"{_PREFIX}pointer:{name}"], args=said)))
 
     async def erase(self, user_id: str) -> int:
         return int(cast(int, await self._keep(self._erase(args=[user_id]))))
@@ -329,8 +330,9 @@ def _tokens_key(bundle: str, user_id: str) -> str:
     return f"{_PREFIX}tokens:{_bundle(bundle)}:{user_id}"
 
 
-def _pointer(version: bytes, previous: bytes | None) -> Pointer:
-    return Pointer(version.decode(), None if previous is None else previous.decode())
+def _pointer(version: bytes, previous: bytes | None, moved: bytes | None) -> Pointer:
+    """moved: missing where the pointer was written before moves had times."""
+    return Pointer(version.decode(), previous.decode() if previous else None, float(moved or 0))
 
 
 def _item(record: dict[str, Any]) -> StoredItem:

@@ -35,7 +35,7 @@ from service.stores.contract import (
 
 T = TypeVar("T")
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 _APPLICATION_ID: Final = 0x63747263  # "ctrc": tells our files from other people's
 
 # What version 1 was made with. AUTOINCREMENT, so that a position is never given twice, not even after an erasure:
@@ -87,7 +87,10 @@ CREATE UNIQUE INDEX item_by_version ON item (version);
 CREATE TABLE pointer (name TEXT PRIMARY KEY, version TEXT NOT NULL, previous TEXT) WITHOUT ROWID;
 """
 
-_STEPS: Final = (_FIRST, _SECOND)  # _STEPS[n] makes version n + 1 out of version n
+# Version 3: since when a bundle is active.
+_THIRD: Final = "ALTER TABLE pointer ADD COLUMN moved REAL NOT NULL DEFAULT 0;"
+
+_STEPS: Final = (_FIRST, _SECOND, _THIRD)  # _STEPS[n] makes version n + 1 out of version n
 
 _COLUMNS: Final = "event_id, user_id, item_id, type, value, time, recommendation_id"
 _PAGE: Final = 2000
@@ -248,22 +251,26 @@ class SqliteStore:
         return int(self._db.execute("SELECT coalesce(max(version), 0) FROM item").fetchone()[0])
 
     async def read_pointer(self, name: str) -> Pointer | None:
-        query = "SELECT version, previous FROM pointer WHERE name = ?"
-        found = await self._run(lambda: self._db.execute(query, (name,)).fetchone())
-        return None if found is None else Pointer(*found)
+        return await self._run(lambda: self._pointer(name))
 
-    async def write_pointer(self, name: str, version: str) -> Pointer:
+    async def write_pointer(self, name: str, pointer: Pointer) -> Pointer:
         def write() -> Pointer:
             with self._db:
-                row = self._db.execute(
-                    "INSERT INTO pointer VALUES (?, ?, NULL) ON CONFLICT (name) DO UPDATE SET previous = CASE WHEN"
-                    " version = excluded.version THEN previous ELSE version END, version = excluded.version"
-                    " RETURNING version, previous",
-                    (name, version),
-                ).fetchone()
-            return Pointer(*row)
+                self._db.execute(
+                    "INSERT INTO pointer (name, version, previous, moved) VALUES (?, ?, ?, ?)"
+                    " ON CONFLICT (name) DO UPDATE SET version = excluded.version, previous = excluded.previous,"
+                    " moved = excluded.moved WHERE excluded.moved >= moved",
+                    (name, pointer.version, pointer.previous, pointer.moved),
+                )
+                kept = self._pointer(name)
+            return kept or pointer
 
         return await self._run(write)
+
+    def _pointer(self, name: str) -> Pointer | None:
+        query = "SELECT version, previous, moved FROM pointer WHERE name = ?"
+        found = self._db.execute(query, (name,)).fetchone()
+        return None if found is None else Pointer(*found)
 
     async def erase(self, user_id: str) -> int:
         def erase() -> int:

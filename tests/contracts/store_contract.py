@@ -311,13 +311,15 @@ class StoreContract:
         assert last == version >= 40
         assert held == {item.item_id: item for item in everything}
 
-    async def test_the_pointer_remembers_the_one_before(self, store: Store) -> None:
+    async def test_the_pointer_is_what_moved_last(self, store: Store) -> None:
         assert await store.read_pointer("movies") is None
-        assert await store.write_pointer("movies", "1") == Pointer("1", None)
-        assert await store.write_pointer("movies", "2") == Pointer("2", "1")
-        assert await store.write_pointer("movies", "2") == Pointer("2", "1")
-        assert await store.read_pointer("movies") == Pointer("2", "1")
-        assert await store.write_pointer("movies", "1") == Pointer("1", "2")
+        first, second = Pointer("1", None, 1764444000.5), Pointer("2", "1", 1764444000.75)
+        assert await store.write_pointer("movies", first) == first
+        assert await store.write_pointer("movies", second) == second
+        assert await store.write_pointer("movies", first) == second  # a message that was on its way for long
+        assert await store.read_pointer("movies") == second
+        back = Pointer("1", "2", second.moved)
+        assert await store.write_pointer("movies", back) == back
         assert await store.read_pointer("books") is None
 
     async def test_ping_answers(self, store: Store) -> None:

@@ -18,8 +18,10 @@ import pytest
 from model import load_recommender
 from model.bundle import (
     BundleError,
+    Current,
     activate,
     active,
+    current,
     list_bundles,
     read_manifest,
     rollback,
@@ -197,6 +199,29 @@ def test_activate_list_and_roll_back(tmp_path: Path) -> None:
     assert rollback(tmp_path, "toy") == second
 
 
+def test_every_move_is_later_than_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = publish(tmp_path, [1, 2]).name, publish(tmp_path, [2, 1]).name
+    clock = iter([100.0, 90.0, 90.0, 200.0])  # it may be set back
+    monkeypatch.setattr("model.bundle.time.time", lambda: next(clock))
+    activate(tmp_path, "toy", first)
+    assert current(tmp_path, "toy") == Current(first, 100.0)
+    activate(tmp_path, "toy", second)
+    assert current(tmp_path, "toy") == Current(second, pytest.approx(100.001), first, 100.0)  # type: ignore[arg-type]
+    activate(tmp_path, "toy", second)  # said again is said later
+    assert current(tmp_path, "toy") == Current(second, pytest.approx(100.002), first, 100.0)  # type: ignore[arg-type]
+    rollback(tmp_path, "toy")
+    assert current(tmp_path, "toy") == Current(first, 200.0, second, pytest.approx(100.002))  # type: ignore[arg-type]
+
+
+def test_a_file_from_before_moves_had_times_is_of_when_it_was_written(tmp_path: Path) -> None:
+    first, second = publish(tmp_path, [1, 2]).name, publish(tmp_path, [2, 1]).name
+    file = tmp_path / "toy" / "current"
+    file.write_text(json.dumps({"version": second, "previous": first}))
+    os.utime(file, (100.0, 100.0))
+    assert current(tmp_path, "toy") == Current(second, 100.0, first)
+    assert rollback(tmp_path, "toy").name == first
+
+
 def test_rolling_back_to_a_damaged_bundle_keeps_the_present_one(tmp_path: Path) -> None:
     first, second = publish(tmp_path, [1, 2]), publish(tmp_path, [2, 1])
     activate(tmp_path, "toy", first.name)
@@ -213,7 +238,15 @@ def test_a_pointer_that_points_nowhere_is_named(tmp_path: Path) -> None:
     shutil.rmtree(path)
     with pytest.raises(BundleError, match="which is not there"):
         active(tmp_path, "toy")
-    for text in ("", "{", "[]", '{"version": 3, "previous": null}', '{"version": "../..", "previous": null}'):
+    fine = {"version": path.name, "previous": None}
+    wrong: list[dict[str, object]] = [
+        {"version": 3},
+        {"version": "../.."},
+        {"moved": "soon"},
+        {"previous": ".."},
+        {"x": 1},
+    ]
+    for text in ("", "{", "[]", *(json.dumps(fine | one) for one in wrong)):
         (tmp_path / "toy" / "current").write_text(text)
         with pytest.raises(BundleError):
             active(tmp_path, "toy")

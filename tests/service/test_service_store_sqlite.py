@@ -122,7 +122,7 @@ async def test_another_schema_version_is_refused_with_both_numbers(tmp_path: Pat
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version = 7")
     db.close()
-    with pytest.raises(StoreIncompatible, match="schema 7, this version reads 2"):
+    with pytest.raises(StoreIncompatible, match="schema 7, this version reads 3"):
         await SqliteStore.open(path)
 
 
