@@ -49,7 +49,7 @@ _SAYS: Final[Mapping[ErrorCode, str]] = {
     ErrorCode.RATE_LIMITED: "more than 10 requests a second; wait the seconds of Retry-After",
     ErrorCode.HEADERS_TOO_LARGE: "the request line and headers are too long",
     ErrorCode.INTERNAL: "something unexpected happened; the log has it under the request's id",
-    ErrorCode.STORE_UNAVAILABLE: "the store refuses; nothing was changed, send it again",
+    ErrorCode.STORE_UNAVAILABLE: "the store does not answer, ask again",
 }
 
 

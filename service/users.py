@@ -29,7 +29,13 @@ log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 1
 _CATALOGUE = struct.Struct("<Q")  # before the tokens in the store: the catalogue version that they were made from
-_SILENT = "the store does not answer; nothing was changed, ask again"
+_SILENT = "the store does not answer, ask again"
+
+
+def in_doubt(what: str) -> ApiError:
+    """The refusal of a write that the store did not confirm: it may have refused it, or have answered too late."""
+    message = f"the store did not confirm it; whether {what} is not known. Send it again: done twice is done once"
+    return ApiError(ErrorCode.STORE_UNAVAILABLE, message, retry_after=RETRY_AFTER_S)
 
 
 @dataclass(slots=True)
@@ -89,8 +95,7 @@ class Users:
         try:
             appended = await self._guard.write("append", lambda store: store.append(kept))
         except StoreUnavailable:
-            message = "the store refuses; none of these events was kept, send them again"
-            raise ApiError(ErrorCode.STORE_UNAVAILABLE, message, retry_after=RETRY_AFTER_S) from None
+            raise in_doubt("all of these events were kept or none") from None
         self._metrics.events.labels(result="accepted").inc(appended.accepted)
         self._metrics.events.labels(result="repeated").inc(appended.repeated)
         for event in (kept[place] for place in appended.new):  # a retry must not count a click twice
@@ -124,7 +129,7 @@ class Users:
         try:
             return await self._guard.write("erase", lambda store: store.erase(user_id))
         except StoreUnavailable:
-            raise ApiError(ErrorCode.STORE_UNAVAILABLE, _SILENT, retry_after=RETRY_AFTER_S) from None
+            raise in_doubt("the user was erased") from None
 
     async def keep_tokens(self, user_id: str, served: Served, version: int, tokens: UserTokens) -> None:
         """Keeps user tokens. Never raises: the answer is out already, the next request encodes once more."""

@@ -6,12 +6,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response
 
-from service.errors import ApiError, ErrorCode
+from service.errors import ErrorCode
 from service.routes.common import JSON_ONLY, ServiceOf, refusals
 from service.schemas import Id
 from service.schemas_items import ItemAnswer, ItemIn, ItemWritten, ListAnswer, ListQuery
 from service.stores.contract import StoredItem, StoreUnavailable
-from service.users import RETRY_AFTER_S
+from service.users import in_doubt
 
 router = APIRouter(tags=["items"])
 
@@ -71,8 +71,7 @@ async def _written(service: ServiceOf, said: StoredItem) -> ItemWritten:
     try:
         version = await service.overlay.write([said])
     except StoreUnavailable:
-        message = "the store refuses; nothing was changed, send it again"
-        raise ApiError(ErrorCode.STORE_UNAVAILABLE, message, retry_after=RETRY_AFTER_S) from None
+        raise in_doubt("the item was changed") from None
     return ItemWritten(item_id=said.item_id, catalogue_version=version)
 
 

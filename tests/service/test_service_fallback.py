@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import time
 from collections.abc import Sequence
 
@@ -13,6 +14,7 @@ import redis
 
 from model.catalogue import Mask, Rows
 from model.recommender import Dials, Floats, UserTokens
+from service.errors import ApiError
 from tests.redis_server import RedisServer
 from tests.service.toy import Circle, running
 
@@ -262,3 +264,24 @@ async def test_neither_bundle_nor_store_is_an_empty_list(own_redis: RedisServer)
     async with running(store=own_redis.url) as run:
         answer = await run.recommend(user_id="ann")
     assert (answer["items"], answer["degraded"]) == ([], "history_unavailable")
+
+
+@pytest.mark.redis
+async def test_a_write_that_was_not_confirmed_is_not_said_to_be_lost(own_redis: RedisServer) -> None:
+    """Redis hangs with the event in its hands: it is kept after all, and sending it again is harmless."""
+    event = {"event_id": "a1", "user_id": "ann", "item_id": "i3"}
+    async with running(Circle(), store=own_redis.url) as run:
+        assert own_redis.process is not None
+        own_redis.process.send_signal(signal.SIGSTOP)
+        try:
+            refused = [await run.client.post("/events", json=event), await run.client.put("/items/i3", json={})]
+            with pytest.raises(ApiError, match="whether the user was erased is not known"):
+                await run.service.users.erase("bob")
+        finally:
+            own_redis.process.send_signal(signal.SIGCONT)
+        assert [answer.status_code for answer in refused] == [503] * 2
+        for answer in refused:
+            assert "is not known. Send it again" in answer.json()["error"]["message"]
+            assert answer.headers["Retry-After"] == "1"
+        while (await run.client.post("/events", json=event)).json() != {"accepted": 0, "repeated": 1}:
+            await asyncio.sleep(0.05)  # the breaker lets nothing through for a second
