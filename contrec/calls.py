@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from pydantic import BaseModel
 
-from service.schemas import BundleAnswer, EventsAnswer, RankAnswer, ReadyAnswer, RecommendAnswer
+from service.schemas import BundleAnswer, EventsAnswer, LiveAnswer, RankAnswer, ReadyAnswer, RecommendAnswer
 from service.schemas_bundles import BundlesAnswer
 from service.schemas_items import ItemAnswer, ItemWritten, ListAnswer
 from service.schemas_users import ErasedAnswer, UserAnswer
@@ -172,6 +172,11 @@ def rollback() -> Call[BundleAnswer]:
 def ready() -> Call[ReadyAnswer]:
     """GET /readyz: whether the service wants requests; anything but yes makes the client raise Unreachable."""
     return Call("GET", "/readyz", ReadyAnswer)
+
+
+def live() -> Call[LiveAnswer]:
+    """GET /livez: whether the process is alive."""
+    return Call("GET", "/livez", LiveAnswer)
 
 
 def _given(**fields: Any) -> dict[str, Any]:

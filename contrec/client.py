@@ -169,6 +169,7 @@ class Client:
     activate = _sent(calls.activate)
     rollback = _sent(calls.rollback)
     ready = _sent(calls.ready)
+    live = _sent(calls.live)
 
 
 class AsyncClient:

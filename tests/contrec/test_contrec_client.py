@@ -12,11 +12,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from contrec import calls
+from contrec.calls import Call
 from contrec.client import AsyncClient, Client, Event, Patience, Refused, Selection, Unreachable
+from service.access import ROUTES, find_route
 from service.keys import Scope, key_line, new_key
 from tests.redis_server import RedisServer, free_port
 from tests.service import test_service_swap as swap
@@ -41,8 +44,37 @@ def client(url: str) -> Iterator[Client]:
         yield client
 
 
+def test_there_is_a_call_for_every_route_of_the_api() -> None:
+    """But for the pages that a browser asks for."""
+    made: list[Call[Any]] = [
+        calls.recommend("ann"),
+        calls.rank(["a"]),
+        calls.tell(Event("ann", "a")),
+        calls.popular(),
+        calls.similar("a"),
+        calls.item("a"),
+        calls.put_item("a"),
+        calls.withdraw("a"),
+        calls.user("ann"),
+        calls.erase("ann"),
+        calls.bundle(),
+        calls.bundles(),
+        calls.activate("1"),
+        calls.rollback(),
+        calls.ready(),
+        calls.live(),
+    ]
+    reached = {(find_route(call.method, call.path)[0], call.method) for call in made}
+    routes = {(route, method) for route, methods in ROUTES.items() for method in methods}
+    pages = {
+        one for one in routes if one[0] in ("/", "/docs", "/openapi.json") or one[0].startswith(("/ui/", "/page/"))
+    }
+    assert reached == routes - pages
+
+
 def test_a_user_from_the_first_event_to_their_erasure(client: Client) -> None:
     assert client.ready().ready
+    assert client.live().status == "alive"
     assert (client.bundle().kind, client.bundle().items) == ("popular", 40)
     told = client.tell([Event("ann", "i39", "purchase"), Event("ann", "i38", "rating", value=1.0)])
     assert (told.accepted, told.repeated) == (2, 0)
