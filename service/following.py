@@ -16,7 +16,6 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
-from operator import itemgetter
 from pathlib import Path
 from typing import Final
 
@@ -136,9 +135,8 @@ def latest(file: Current | None, pointer: Pointer | None) -> Pointer | None:
     """What moved last, and what counted before it did. Where both moved at once they say the same."""
     if file is None or (pointer is not None and pointer.moved >= file.moved):
         return pointer
-    before: list[tuple[float, str | None]] = [(file.previous_moved, file.previous)]
-    if pointer is not None:
-        before += [(pointer.moved, pointer.version), (0.0, pointer.previous)]
-        before.sort(key=itemgetter(0), reverse=True)
-    others = (version for _, version in before if version not in (None, file.version))
+    before = [file.previous]
+    if pointer is not None and pointer.moved >= file.previous_moved:  # it counted until the file moved
+        before = [pointer.version, pointer.previous, *before]
+    others = (version for version in before if version not in (None, file.version))
     return Pointer(file.version, next(others, None), file.moved)

@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 
 from bench.serving.subject import NAME, make_bundle, make_versions
-from model.bundle import activate, active, rollback, write_bundle
+from model.bundle import Current, activate, active, rollback, write_bundle
 from model.popular import save_popular
 from model.recommender import Popular
 from service import bundles, core, following
 from service.keys import Scope, key_line, new_key
-from service.stores.contract import StoreUnavailable
+from service.stores.contract import Pointer, StoreUnavailable
 from tests.redis_server import RedisServer
 from tests.service.toy import ITEMS, Running, circle_catalogue, running
 
@@ -156,6 +156,30 @@ async def test_a_version_that_was_activated_while_nobody_looked_counts(tmp_path:
     activate(tmp_path, "movies", three)
     async with serving(tmp_path, **store) as run:
         assert await top(run) == "i3"
+
+
+FILE = Current("v3", 30.0, "v1", 10.0)
+
+
+@pytest.mark.parametrize(
+    ("file", "pointer", "counts"),
+    [
+        (None, None, None),
+        (None, Pointer("v2", "v1", 20.0), Pointer("v2", "v1", 20.0)),
+        (FILE, None, Pointer("v3", "v1", 30.0)),
+        (FILE, Pointer("v2", "v1", 40.0), Pointer("v2", "v1", 40.0)),
+        (FILE, Pointer("v3", "v2", 30.0), Pointer("v3", "v2", 30.0)),
+        (FILE, Pointer("v2", "v0", 20.0), Pointer("v3", "v2", 30.0)),
+        (FILE, Pointer("v2", "v0", 5.0), Pointer("v3", "v1", 30.0)),  # the file had moved since
+        (FILE, Pointer("v3", "v2", 20.0), Pointer("v3", "v2", 30.0)),  # the file said again what the pointer had said
+        (Current("v3", 30.0), Pointer("v3", "v2", 20.0), Pointer("v3", "v2", 30.0)),
+        (Current("v3", 30.0), None, Pointer("v3", None, 30.0)),
+    ],
+)
+def test_what_moved_last_counts_and_what_counted_before_is_the_way_back(
+    file: Current | None, pointer: Pointer | None, counts: Pointer | None
+) -> None:
+    assert following.latest(file, pointer) == counts
 
 
 async def test_the_admin_goes_back_to_what_was_served_before_whoever_moved_it(tmp_path: Path) -> None:
