@@ -30,7 +30,7 @@ class ItemIn(Strict):
 class ItemWritten(BaseModel):
     """The write is kept. Every replica knows it once its `contrec_catalogue_version` is this."""
 
-    model_config = shown({"item_id": "n1", "catalogue_version": 7})
+    model_config = shown({"item_id": "n1", "catalogue_version": 1764444638215})
 
     item_id: str
     catalogue_version: int

@@ -149,13 +149,14 @@ class Store(Protocol):
     async def write_items(self, items: Sequence[StoredItem]) -> int:
         """Keeps what is said of items, all or none, each in place of what was said of it before.
 
-        Returns the catalogue version after it: one counter that grows with every write and never repeats.
+        Returns the catalogue version after it, which grows with every item and never repeats: see `next_version`.
         """
         ...
 
     async def read_items(self, after: int) -> tuple[int, list[StoredItem]]:
         """The catalogue version, and every item that was written since the version `after`, in order of writing.
 
+        A version below `after` says that the store lost writes: what it has must be read again from 0.
         Cheap where nothing was: replicas ask several times a second.
         """
         ...
@@ -192,6 +193,15 @@ async def append_all(store: Store, events: Iterable[Event], size: int = MAX_APPE
         appended = await store.append(batch)
         accepted, repeated = accepted + appended.accepted, repeated + appended.repeated
     return Appended(accepted, repeated)
+
+
+def next_version(last: int, now: float) -> int:
+    """The catalogue version of the next item. last: the greatest one given. now: unix seconds.
+
+    Not merely the next number: a store that lost its last writes would give their versions again, and a replica that
+    had heard them would take what is new for what it knows. No clock in milliseconds gives one again.
+    """
+    return max(last + 1, int(now * 1000))
 
 
 def positive_tail(

@@ -13,7 +13,7 @@ under `contrec:`
     positions:<user>    list of the user's log positions; the last one is the version
     tokens:<bundle>:<user>   8 bytes version, little-endian, then the tokens; the only keys with a TTL
     bundles:<user>      set of bundles for which tokens were written, for erase
-    catalogue           counter: the catalogue version
+    catalogue           the catalogue version, see contract.next_version
     items               hash item -> what was said of it, JSON
     items_by_version    sorted set item -> the catalogue version at its writing
     pointer:<name>      hash version, previous, moved: which version of a bundle is active, and since when
@@ -138,14 +138,18 @@ end
 return #positions
 """
 
-# ARGV: item, JSON, item, JSON, ...
+# ARGV: item, JSON, item, JSON, ... The versions are those of contract.next_version, by the clock of the server, which
+# all replicas share; a double holds them exactly.
 _WRITE_ITEMS: Final = """
+local version = tonumber(redis.call('GET', 'contrec:catalogue') or 0)
+local now = redis.call('TIME')
 for i = 1, #ARGV, 2 do
-  local version = redis.call('INCR', 'contrec:catalogue')
+  version = math.max(version + 1, now[1] * 1000 + math.floor(now[2] / 1000))
   redis.call('HSET', 'contrec:items', ARGV[i], ARGV[i + 1])
   redis.call('ZADD', 'contrec:items_by_version', version, ARGV[i])
 end
-return tonumber(redis.call('GET', 'contrec:catalogue') or 0)
+if #ARGV > 0 then redis.call('SET', 'contrec:catalogue', string.format('%.0f', version)) end
+return version
 """
 
 # ARGV: the version that the reader has. Item by item, as HMGET with all of them could pass what Lua unpacks.

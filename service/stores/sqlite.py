@@ -30,6 +30,7 @@ from service.stores.contract import (
     StoreUnavailable,
     UserRecord,
     check_batch,
+    next_version,
     positive_tail,
 )
 
@@ -222,7 +223,7 @@ class SqliteStore:
                 self._db.execute("BEGIN IMMEDIATE")
                 version = self._catalogue_version()
                 for item in items:
-                    version += 1
+                    version = next_version(version, time.time())
                     categories = json.dumps(item.categories, ensure_ascii=False)
                     self._db.execute(
                         "REPLACE INTO item VALUES (?, ?, ?, ?, ?, ?)",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from itertools import count
 
 import pytest
@@ -289,6 +290,15 @@ class StoreContract:
     async def test_an_item_twice_in_one_write_is_the_last_one(self, store: Store) -> None:
         version = await store.write_items([StoredItem("a", "one"), StoredItem("b"), StoredItem("a", "two")])
         assert await store.read_items(0) == (version, [StoredItem("b"), StoredItem("a", "two")])
+
+    async def test_a_version_is_none_that_a_store_could_have_given_before(self, store: Store) -> None:
+        """A store that lost its last writes must not give their versions to others."""
+        now = int(time.time() * 1000)
+        first = await store.write_items([StoredItem("a")])
+        many = await store.write_items([StoredItem(f"i{n}") for n in range(200)])
+        assert now - 1000 < first < many - 199
+        assert await store.write_items([StoredItem("a", "again")]) > many
+        assert (await store.read_items(many - 1))[1] == [StoredItem("i199"), StoredItem("a", "again")]
 
     async def test_a_reader_that_follows_the_version_misses_nothing(self, store: Store) -> None:
         """Writers at the same time; a replica that polls ends with what one that reads everything has."""

@@ -58,7 +58,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 async def test_a_new_item_is_in_the_very_next_answer() -> None:
     async with running(Circle()) as run:
         assert await run.ids(history=["i3"], k=2) == ["i4", "i5"]
-        assert await put(run, "new", **NEW) == {"item_id": "new", "catalogue_version": 1}
+        written = await put(run, "new", **NEW)
+        assert written == {"item_id": "new", "catalogue_version": run.service.overlay.version}
         answer = await run.recommend(history=["i3"], k=2)
         assert [item["item_id"] for item in answer["items"]] == ["new", "i4"]
         assert answer["items"][0]["title"] == "A new thing"
@@ -413,8 +414,40 @@ async def test_a_store_that_was_emptied_is_read_anew(redis_server: RedisServer) 
         with redis.Redis(port=redis_server.port) as plain:
             plain.flushall()
         await put(run, "c", text="3.25")
-        assert run.service.overlay.version == 1
         assert await run.ids(history=["i2"], k=1) == ["c"]
+
+
+async def test_what_a_store_says_after_a_loss_is_heard_by_replicas_that_had_heard_what_was_lost(
+    redis_server: RedisServer,
+) -> None:
+    """Versions that were counted began again: a withdrawal had the number of the write that was lost."""
+    options: dict[str, Any] = {"store": redis_server.url, "store_timeout_ms": 2000, "catalogue_poll_ms": 60_000}
+    with redis.Redis(port=redis_server.port) as plain:
+        plain.flushall()
+        async with running(Circle(), **options) as one, running(Circle(), **options) as other:
+            await put(one, "a", text="1.5")
+            await other.service.overlay.refresh()
+            plain.flushall()
+            await withdraw(one, "i0")
+            await other.service.overlay.refresh()
+            for run in (one, other):
+                assert "i0" not in await run.ids(k=ITEMS)
+                assert "a" in await run.ids(k=ITEMS + 1), "what was acknowledged stays where it was heard"
+
+
+async def test_a_store_that_went_back_is_read_anew(redis_server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    async with running(Circle(), store=redis_server.url, store_timeout_ms=2000, catalogue_poll_ms=60_000) as run:
+        with redis.Redis(port=redis_server.port) as plain:
+            plain.flushall()
+            await put(run, "i4", title="First")
+            before = {key: plain.dump(key) for key in plain.scan_iter()}
+            await put(run, "i4", title="Second")
+            plain.flushall()
+            for key, value in before.items():
+                plain.restore(key, 0, value)
+        await run.service.overlay.refresh()
+        assert (await run.client.get("/items/i4")).json()["title"] == "First"
+        assert "is read anew" in caplog.text
 
 
 # ------------------------------------------------------------------------------------------------------------- users

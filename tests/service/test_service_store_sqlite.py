@@ -144,7 +144,8 @@ async def test_a_store_of_the_first_version_is_brought_up_with_everything_in_it(
     assert record.tokens is None, "made from a history that held the dislikes"
     assert await one.popular(5) == [("a", 1)]
     assert [entry.event_id async for _, entry in other.events()] == ["e1", "e2", "e3"]
-    assert await other.write_items([StoredItem("new")]) == 1
+    version = await other.write_items([StoredItem("new")])
+    assert await one.read_items(0) == (version, [StoredItem("new")])
     await one.close()
     await other.close()
 
