@@ -9,7 +9,10 @@ under `contrec:`
     popular             sorted set item -> -count, so that equal counts come in order of id
     history:<user>      sorted set "<position, 16 digits><item>" -> time, trimmed to the tail
     seen:<user>         set of item ids
-    negatives:<user>    sorted set item -> time of its newest negative event, while no later event takes it back
+    older:<user>        sorted set item -> time of its newest positive event that was trimmed from the history; what was
+                        trimmed before this key was kept is not in it
+    negatives:<user>    sorted set item -> time of its newest negative event, left out where a later event that is
+                        not in the history takes it back
     positions:<user>    list of the user's log positions; the last one is the version
     tokens:<bundle>:<user>   8 bytes version, little-endian, then the tokens; the only keys with a TTL
     bundles:<user>      set of bundles for which tokens were written, for erase
@@ -63,6 +66,11 @@ _WRITES_WAIT: Final = 5  # times as long as reads: to refuse an event costs more
 # Redis decides whether memory or persistence allow writes before a script starts, so the first write fails or
 # none does: the script as a whole is all or none.
 _APPEND: Final = """
+local function take_back(user, item, time)
+  local negatives = 'contrec:negatives:' .. user
+  local disliked = redis.call('ZSCORE', negatives, item)
+  if disliked and tonumber(disliked) < tonumber(time) then redis.call('ZREM', negatives, item) end
+end
 local new = {}
 for i = 1, #ARGV, 8 do
   local id, user, item, time = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 5]
@@ -73,22 +81,29 @@ for i = 1, #ARGV, 8 do
       'negative', ARGV[i + 7])
     redis.call('SADD', 'contrec:seen:' .. user, item)
     redis.call('RPUSH', 'contrec:positions:' .. user, position)
-    local negatives = 'contrec:negatives:' .. user
     if ARGV[i + 7] == '1' then
-      redis.call('ZADD', negatives, 'GT', time, item)
+      local liked = redis.call('ZSCORE', 'contrec:older:' .. user, item)
+      if not liked or tonumber(liked) <= tonumber(time) then
+        redis.call('ZADD', 'contrec:negatives:' .. user, 'GT', time, item)
+      end
     else
       local history = 'contrec:history:' .. user
-      redis.call('ZADD', history, time, string.format('%016d', position) .. item)
-      redis.call('ZREMRANGEBYRANK', history, 0, -TAIL - 1)
+      redis.call('ZADD', history, time, string.format('%0POSITION_DIGITSd', position) .. item)
       redis.call('ZINCRBY', 'contrec:popular', -1, item)
-      local disliked = redis.call('ZSCORE', negatives, item)
-      if disliked and tonumber(disliked) < tonumber(time) then redis.call('ZREM', negatives, item) end
+      take_back(user, item, time)
+      local beyond = redis.call('ZCARD', history) - TAIL
+      local out = beyond > 0 and redis.call('ZPOPMIN', history, beyond) or {}
+      for j = 1, #out, 2 do
+        local old = string.sub(out[j], POSITION_DIGITS + 1)
+        redis.call('ZADD', 'contrec:older:' .. user, 'GT', out[j + 1], old)
+        take_back(user, old, out[j + 1])
+      end
     end
     new[#new + 1] = (i - 1) / 8
   end
 end
 return new
-""".replace("TAIL", str(HISTORY_TAIL))
+""".replace("TAIL", str(HISTORY_TAIL)).replace("POSITION_DIGITS", str(_POSITION_DIGITS))
 
 # KEYS: the tokens key of each user. ARGV: the users. One moment for each of them, and one answer to parse for all.
 _READ_USERS: Final = """
@@ -132,7 +147,7 @@ end
 for _, bundle in ipairs(redis.call('SMEMBERS', 'contrec:bundles:' .. user)) do
   redis.call('DEL', 'contrec:tokens:' .. bundle .. ':' .. user)
 end
-for _, kind in ipairs({'history:', 'seen:', 'negatives:', 'positions:', 'bundles:'}) do
+for _, kind in ipairs({'history:', 'seen:', 'older:', 'negatives:', 'positions:', 'bundles:'}) do
   redis.call('DEL', 'contrec:' .. kind .. user)
 end
 return #positions

@@ -36,6 +36,11 @@ def event(user: str, item: str, time: float = 0.0, **more: object) -> Event:
     return Event(event_id=f"event-{next(_ids)}", user_id=user, item_id=item, time=time, **more)  # type: ignore[arg-type]
 
 
+def _opinion(user: str, item: str, told: str) -> Event:
+    """A like (+) or a dislike (-) at a time, told as "+12"."""
+    return event(user, item, float(told[1:]), type="like" if told[0] == "+" else "dislike")
+
+
 class StoreContract:
     """Inherit, and give a fixture `store` that yields an empty store and closes it."""
 
@@ -231,13 +236,26 @@ class StoreContract:
         }
         for case in cases:
             for told in case.split():
-                kind = "like" if told[0] == "+" else "dislike"
-                await store.append([event(case, "x", float(told[1:]), type=kind)])
+                await store.append([_opinion(case, "x", told)])
         for case, liked in cases.items():
             record = await store.read_user(case, BUNDLE)
             assert record.disliked == (set() if liked else {"x"}), case
             assert set(record.history) == ({"x"} if liked else set()), case
             assert record.seen == {"x"}, case
+
+    async def test_the_newest_opinion_counts_where_the_history_has_forgotten_it(self, store: Store) -> None:
+        """What comes after the history was pushed out, and whether the item is liked then; a like came at 1000."""
+        cases = {"-500": True, "-1000": False, "-1500 +1200": False, "-1500 +1600": True, "-500 -1500": False}
+        for before in ("+1000", "+1000 -400"):
+            for case, liked in cases.items():
+                user = f"{before} {case}"
+                await store.append([_opinion(user, "x", told) for told in before.split()])
+                await store.append([event(user, f"i{n}", 2000.0 + n) for n in range(HISTORY_TAIL)])
+                assert (await store.read_user(user, BUNDLE)).disliked == set(), user
+                await store.append([_opinion(user, "x", told) for told in case.split()])
+                record = await store.read_user(user, BUNDLE)
+                assert record.disliked == (set() if liked else {"x"}), user
+                assert len(record.history) == HISTORY_TAIL, user
 
     async def test_a_disliked_item_leaves_the_history_wholly_and_moves_the_version(self, store: Store) -> None:
         await store.append([event("ann", item, float(n)) for n, item in enumerate("abac")])
