@@ -58,7 +58,7 @@ class Settings(BaseSettings):
         100,
         ge=5,
         le=10_000,
-        description="How long a read of Redis may take, in ms, before the request goes on without it; a write five "
+        description="How long a read of the store may take, in ms, before the request goes on without it; a write five "
         "times as long.",
     )
     store_connections: int = Field(

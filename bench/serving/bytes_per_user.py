@@ -59,7 +59,7 @@ async def _tokens(given: argparse.Namespace, store: Store) -> None:
 
 
 async def _sqlite(given: argparse.Namespace, path: Path) -> None:
-    store = await SqliteStore.open(path)
+    store = await SqliteStore.open(path, timeout=10)
     sizes = []
     for step in (lambda: append_all(store, _events(given)), lambda: _tokens(given, store)):
         await step()

@@ -32,14 +32,15 @@ def check_address(address: str) -> str:
 
 
 async def open_store(address: str, *, timeout: float = 0.1, connections: int = 32) -> Store:
-    """Opens the store at an address. timeout (seconds) and connections concern Redis.
+    """Opens the store at an address. timeout: seconds for a read; a write has WRITES_WAIT times as long. connections
+    concern Redis.
 
     Raises ValueError for an address of no known kind, StoreIncompatible for a file of another program or
     version, StoreUnavailable for a file that cannot be opened. A Redis server that is down is not an error here.
     """
     check_address(address)
     if address.startswith(_SQLITE):
-        return await SqliteStore.open(_sqlite_path(address))
+        return await SqliteStore.open(_sqlite_path(address), timeout=timeout)
     url, password = _password(address)
     return RedisStore.connect(url, password=password, timeout=timeout, connections=connections)
 

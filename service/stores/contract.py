@@ -23,6 +23,8 @@ HISTORY_TAIL: Final = 1000
 MAX_APPEND: Final = 1000
 """Most events of one `append`: all or none means one transaction, and one transaction must stay short."""
 
+WRITES_WAIT: Final = 5
+"""How many times as long as a read a write may take: to refuse an event costs more than to acknowledge it late."""
 
 DISLIKE_BELOW: Final = 3.0
 """A rating below this is a dislike: on the scale of five that most rate on, one and two stars."""

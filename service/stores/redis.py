@@ -43,6 +43,7 @@ from redis.exceptions import ConnectionError, RedisError
 
 from service.stores.contract import (
     HISTORY_TAIL,
+    WRITES_WAIT,
     Appended,
     Event,
     Pointer,
@@ -61,7 +62,6 @@ _PREFIX: Final = "contrec:"
 _VERSION: Final = struct.Struct("<Q")
 _POSITION_DIGITS: Final = 16
 _PAGE: Final = 1000
-_WRITES_WAIT: Final = 5  # times as long as reads: to refuse an event costs more than to acknowledge it late
 
 # Redis decides whether memory or persistence allow writes before a script starts, so the first write fails or
 # none does: the script as a whole is all or none.
@@ -224,7 +224,7 @@ class RedisStore:
 
     async def _keep(self, work: Awaitable[T]) -> T:
         """A call that writes, which nobody looks at a page for."""
-        return await self._call(work, self._timeout * _WRITES_WAIT)
+        return await self._call(work, self._timeout * WRITES_WAIT)
 
     async def _call(self, work: Awaitable[T], timeout: float | None = None) -> T:
         seconds = timeout or self._timeout

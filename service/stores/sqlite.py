@@ -1,10 +1,10 @@
-"""The embedded store: one SQLite file, one thread, no server to run.
+"""The embedded store: one SQLite file, no server to run. One thread reads and another writes, each with a connection.
 
 The event table is the truth; histories and seen sets are read from it through one covering index, so they
-cannot disagree with it. Write-ahead log with synchronous=FULL: an acknowledged event has reached the disk.
-Knows nothing of bundles and HTTP.
+cannot disagree with it. Write-ahead log with synchronous=FULL: an acknowledged event has reached the disk, and reads
+do not wait for writes, this process's or another's. Knows nothing of bundles and HTTP.
 
-    store = await SqliteStore.open("contrec.db")      # ":memory:" for tests
+    store = await SqliteStore.open("contrec.db", timeout=0.1)      # ":memory:" for tests
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Final, TypeVar
 from service.stores.contract import (
     DISLIKE_BELOW,
     HISTORY_TAIL,
+    WRITES_WAIT,
     Appended,
     Event,
     Pointer,
@@ -33,6 +34,8 @@ from service.stores.contract import (
     next_version,
     positive_tail,
 )
+from service.stores.gather import Gather
+from service.stores.waiting import within
 
 T = TypeVar("T")
 
@@ -95,38 +98,89 @@ _STEPS: Final = (_FIRST, _SECOND, _THIRD)  # _STEPS[n] makes version n + 1 out o
 
 _COLUMNS: Final = "event_id, user_id, item_id, type, value, time, recommendation_id"
 _PAGE: Final = 2000
+_MEMORY: Final = ":memory:"
+_OPENING_S: Final = 1.0  # how long the opening waits for another process that creates or migrates the file
+
+
+class _Lane:
+    """One connection, the thread to which it belongs, and how long a call may take with its wait for those before it.
+
+    Open with `_Lane.open`. timeout: seconds.
+    """
+
+    def __init__(self, db: sqlite3.Connection, thread: ThreadPoolExecutor, timeout: float) -> None:
+        self.db = db
+        self._thread = thread
+        self._timeout = timeout
+
+    @classmethod
+    async def open(cls, path: str, timeout: float, name: str) -> _Lane:
+        """Raises StoreIncompatible and StoreUnavailable, see `SqliteStore.open`."""
+        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+        try:
+            db = await asyncio.get_running_loop().run_in_executor(thread, _connect, path, timeout)
+        except BaseException:
+            thread.shutdown(wait=False)
+            raise
+        return cls(db, thread, timeout)
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """What work() returns. Raises StoreUnavailable.
+
+        Where the time is over, or the caller gone, before work has begun, it never begins; else it comes to its end.
+        """
+        try:
+            return await within(self._timeout, asyncio.wrap_future(self._thread.submit(work)))
+        except TimeoutError as error:
+            raise StoreUnavailable(f"SQLite did not answer within {1000 * self._timeout:g} ms") from error
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"SQLite refused: {error}") from error
+
+    async def close(self) -> None:
+        """Returns when everything that was begun or waits is done."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self.db.close)
+        self._thread.shutdown(wait=True)
 
 
 class SqliteStore:
-    """A `Store` in one file. All statements run on the store's own thread; open with `SqliteStore.open`."""
+    """A `Store` in one file. Statements run on the threads of its two lanes; open with `SqliteStore.open`."""
 
-    def __init__(self, connection: sqlite3.Connection, thread: ThreadPoolExecutor) -> None:
-        self._db = connection
-        self._thread = thread
+    def __init__(self, reads: _Lane, writes: _Lane) -> None:
+        self._reads = reads
+        self._writes = writes
+        self._db = writes.db
+        self._users: Gather[tuple[str, str], UserRecord] = Gather(self._read_many)
         self._closed = False
 
     @classmethod
-    async def open(cls, path: str | Path) -> SqliteStore:
-        """Opens or creates the file.
+    async def open(cls, path: str | Path, *, timeout: float = 0.1) -> SqliteStore:
+        """Opens or creates the file. timeout: seconds for a read; a write has WRITES_WAIT times as long.
 
         Raises StoreIncompatible when it is something else or of another schema version, StoreUnavailable when
         it cannot be opened.
         """
-        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
+        writes = await _Lane.open(str(path), timeout * WRITES_WAIT, "store-write")
+        if str(path) == _MEMORY:  # each connection would have a memory of its own
+            return cls(writes, writes)
         try:
-            connection = await asyncio.get_running_loop().run_in_executor(thread, _connect, str(path))
+            return cls(await _Lane.open(str(path), timeout, "store-read"), writes)
         except BaseException:
-            thread.shutdown(wait=False)
+            await writes.close()
             raise
-        return cls(connection, thread)
 
     async def _run(self, work: Callable[[], T]) -> T:
+        """work() where writes run, one after the other."""
+        self._check_open()
+        return await self._writes.run(work)
+
+    async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """work(connection) where reads run, beside the writes."""
+        self._check_open()
+        return await self._reads.run(lambda: work(self._reads.db))
+
+    def _check_open(self) -> None:
         if self._closed:
             raise StoreUnavailable("the store is closed")
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-        except sqlite3.Error as error:
-            raise StoreUnavailable(f"SQLite refused: {error}") from error
 
     async def append(self, events: Sequence[Event]) -> Appended:
         check_batch(events)
@@ -153,34 +207,15 @@ class SqliteStore:
         return Appended(accepted=len(new), repeated=len(events) - len(new), new=tuple(new))
 
     async def read_user(self, user_id: str, bundle: str) -> UserRecord:
-        return await self._run(lambda: self._read_user(user_id, bundle))
+        return await self._users.ask((user_id, bundle))
 
-    def _read_user(self, user_id: str, bundle: str) -> UserRecord:
-        # One thread and one connection, but another process may write: a transaction makes it one moment.
-        with self._db:
-            self._db.execute("BEGIN")
-            whole = self._db.execute(
-                "SELECT time, position, item_id, negative FROM event WHERE user_id = ? ORDER BY time, position",
-                (user_id,),
-            ).fetchall()
-            if not whole:
-                return UserRecord()
-            tokens = self._db.execute(
-                "SELECT data, version FROM tokens WHERE user_id = ? AND bundle = ? AND expires > ?",
-                (user_id, bundle, time.time()),
-            ).fetchone()
-        positives = [(time, item_id) for time, _, item_id, negative in whole if not negative]
-        negatives = {item_id: time for time, _, item_id, negative in whole if negative}
-        _, disliked = positive_tail(positives, negatives)
-        data, version = tokens or (None, None)
-        return UserRecord(
-            history=tuple(item_id for _, item_id in positives[-HISTORY_TAIL:] if item_id not in disliked),
-            seen=frozenset(item_id for _, _, item_id, _ in whole),
-            disliked=disliked,
-            version=max(position for _, position, _, _ in whole),
-            tokens=data,
-            tokens_version=version,
-        )
+    async def _read_many(self, asked: Sequence[tuple[str, str]]) -> list[UserRecord]:
+        def read(db: sqlite3.Connection) -> list[UserRecord]:
+            with db:  # others write meanwhile: a transaction makes it one moment
+                db.execute("BEGIN")
+                return [_read_user(db, *one) for one in asked]
+
+        return await self._read(read)
 
     async def write_tokens(self, user_id: str, bundle: str, version: int, data: bytes, ttl: float) -> None:
         now = time.time()
@@ -200,13 +235,13 @@ class SqliteStore:
 
     async def popular(self, n: int) -> list[tuple[str, int]]:
         query = "SELECT item_id, count FROM popularity ORDER BY count DESC, item_id LIMIT ?"
-        return await self._run(lambda: self._db.execute(query, (n,)).fetchall())
+        return await self._read(lambda db: db.execute(query, (n,)).fetchall())
 
     async def events(self, after: int | None = None) -> AsyncIterator[tuple[int, Event]]:
         query = f"SELECT position, {_COLUMNS} FROM event WHERE position > ? ORDER BY position LIMIT {_PAGE}"
         position = after or 0
         while True:
-            page = await self._run(lambda start=position: self._db.execute(query, (start,)).fetchall())  # type: ignore[misc]
+            page = await self._read(lambda db, start=position: db.execute(query, (start,)).fetchall())  # type: ignore[misc]
             for position, *columns in page:
                 yield position, Event(*columns)
             if len(page) < _PAGE:
@@ -214,14 +249,14 @@ class SqliteStore:
 
     async def user_events(self, user_id: str, after: int = 0, n: int = 1000) -> list[tuple[int, Event]]:
         query = f"SELECT position, {_COLUMNS} FROM event WHERE user_id = ? AND position > ? ORDER BY position LIMIT ?"
-        found = await self._run(lambda: self._db.execute(query, (user_id, after, n)).fetchall())
+        found = await self._read(lambda db: db.execute(query, (user_id, after, n)).fetchall())
         return [(position, Event(*columns)) for position, *columns in found]
 
     async def write_items(self, items: Sequence[StoredItem]) -> int:
         def write() -> int:
             with self._db:
                 self._db.execute("BEGIN IMMEDIATE")
-                version = self._catalogue_version()
+                version = _catalogue_version(self._db)
                 for item in items:
                     version = next_version(version, time.time())
                     categories = json.dumps(item.categories, ensure_ascii=False)
@@ -236,23 +271,20 @@ class SqliteStore:
     async def read_items(self, after: int) -> tuple[int, list[StoredItem]]:
         query = "SELECT item_id, title, categories, text, withdrawn FROM item WHERE version > ? ORDER BY version"
 
-        def read() -> tuple[int, list[StoredItem]]:
-            with self._db:
-                self._db.execute("BEGIN")
-                version = self._catalogue_version()
-                rows = self._db.execute(query, (after,)).fetchall() if version > after else []
+        def read(db: sqlite3.Connection) -> tuple[int, list[StoredItem]]:
+            with db:
+                db.execute("BEGIN")
+                version = _catalogue_version(db)
+                rows = db.execute(query, (after,)).fetchall() if version > after else []
             return version, [
                 StoredItem(item_id, title, tuple(json.loads(categories)), text, bool(withdrawn))
                 for item_id, title, categories, text, withdrawn in rows
             ]
 
-        return await self._run(read)
-
-    def _catalogue_version(self) -> int:
-        return int(self._db.execute("SELECT coalesce(max(version), 0) FROM item").fetchone()[0])
+        return await self._read(read)
 
     async def read_pointer(self, name: str) -> Pointer | None:
-        return await self._run(lambda: self._pointer(name))
+        return await self._read(lambda db: _pointer(db, name))
 
     async def write_pointer(self, name: str, pointer: Pointer) -> Pointer:
         def write() -> Pointer:
@@ -263,15 +295,10 @@ class SqliteStore:
                     " moved = excluded.moved WHERE excluded.moved >= moved",
                     (name, pointer.version, pointer.previous, pointer.moved),
                 )
-                kept = self._pointer(name)
+                kept = _pointer(self._db, name)
             return kept or pointer
 
         return await self._run(write)
-
-    def _pointer(self, name: str) -> Pointer | None:
-        query = "SELECT version, previous, moved FROM pointer WHERE name = ?"
-        found = self._db.execute(query, (name,)).fetchone()
-        return None if found is None else Pointer(*found)
 
     async def erase(self, user_id: str) -> int:
         def erase() -> int:
@@ -289,24 +316,63 @@ class SqliteStore:
         return await self._run(erase)
 
     async def ping(self) -> None:
-        await self._run(lambda: self._db.execute("SELECT 1").fetchone())
+        await self._read(lambda db: db.execute("SELECT 1").fetchone())
 
     async def close(self) -> None:
         if self._closed:
             return
         self._closed = True
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._db.close)
-        self._thread.shutdown(wait=True)
+        if self._reads is not self._writes:
+            await self._reads.close()
+        await self._writes.close()
 
 
-def _connect(path: str) -> sqlite3.Connection:
-    """Opens, checks and where needed creates; runs on the store's thread, to which the connection then belongs."""
+def _read_user(db: sqlite3.Connection, user_id: str, bundle: str) -> UserRecord:
+    whole = db.execute(
+        "SELECT time, position, item_id, negative FROM event WHERE user_id = ? ORDER BY time, position",
+        (user_id,),
+    ).fetchall()
+    if not whole:
+        return UserRecord()
+    tokens = db.execute(
+        "SELECT data, version FROM tokens WHERE user_id = ? AND bundle = ? AND expires > ?",
+        (user_id, bundle, time.time()),
+    ).fetchone()
+    positives = [(time, item_id) for time, _, item_id, negative in whole if not negative]
+    negatives = {item_id: time for time, _, item_id, negative in whole if negative}
+    _, disliked = positive_tail(positives, negatives)
+    data, version = tokens or (None, None)
+    return UserRecord(
+        history=tuple(item_id for _, item_id in positives[-HISTORY_TAIL:] if item_id not in disliked),
+        seen=frozenset(item_id for _, _, item_id, _ in whole),
+        disliked=disliked,
+        version=max(position for _, position, _, _ in whole),
+        tokens=data,
+        tokens_version=version,
+    )
+
+
+def _catalogue_version(db: sqlite3.Connection) -> int:
+    return int(db.execute("SELECT coalesce(max(version), 0) FROM item").fetchone()[0])
+
+
+def _pointer(db: sqlite3.Connection, name: str) -> Pointer | None:
+    found = db.execute("SELECT version, previous, moved FROM pointer WHERE name = ?", (name,)).fetchone()
+    return None if found is None else Pointer(*found)
+
+
+def _connect(path: str, timeout: float) -> sqlite3.Connection:
+    """Opens, checks and where needed creates; runs on the thread to which the connection then belongs.
+
+    timeout: seconds that a statement then waits for a lock of another process.
+    """
     try:
-        db = sqlite3.connect(path, timeout=1.0, isolation_level=None)
+        db = sqlite3.connect(path, timeout=_OPENING_S, isolation_level=None)
     except sqlite3.Error as error:
         raise StoreUnavailable(f"cannot open the store at {path}: {error}") from error
     try:
         _prepare(db, path)
+        db.execute(f"PRAGMA busy_timeout = {max(1, int(timeout * 1000))}").fetchone()
     except sqlite3.DatabaseError as error:
         db.close()
         if isinstance(error, sqlite3.OperationalError):

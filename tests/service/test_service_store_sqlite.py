@@ -6,8 +6,10 @@ import asyncio
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,13 +26,15 @@ from service.stores.contract import (
     append_all,
 )
 from service.stores.sqlite import SqliteStore
-from tests.contracts.store_contract import StoreContract, event
+from tests.contracts.store_contract import BUNDLE, StoreContract, event
+
+opened = partial(SqliteStore.open, timeout=10.0)  # seconds: this machine may be busy with other things
 
 
 class TestSqliteInMemory(StoreContract):
     @pytest.fixture
     async def store(self) -> AsyncIterator[Store]:
-        store = await SqliteStore.open(":memory:")
+        store = await opened(":memory:")
         yield store
         await store.close()
 
@@ -38,7 +42,7 @@ class TestSqliteInMemory(StoreContract):
 class TestSqliteFile(StoreContract):
     @pytest.fixture
     async def store(self, tmp_path: Path) -> AsyncIterator[Store]:
-        store = await SqliteStore.open(tmp_path / "store.db")
+        store = await opened(tmp_path / "store.db")
         yield store
         await store.close()
 
@@ -46,14 +50,14 @@ class TestSqliteFile(StoreContract):
         await store.append([Event("e", "ann", "a", time=1.0)])
         before = await store.read_user("ann", "b/1")
         await store.close()
-        again = await SqliteStore.open(tmp_path / "store.db")
+        again = await opened(tmp_path / "store.db")
         assert await again.read_user("ann", "b/1") == before
         await again.close()
 
 
 async def test_two_processes_may_share_a_file(tmp_path: Path) -> None:
-    service = await SqliteStore.open(tmp_path / "store.db")
-    importer = await SqliteStore.open(tmp_path / "store.db")
+    service = await opened(tmp_path / "store.db")
+    importer = await opened(tmp_path / "store.db")
     await importer.append([event("ann", "a", 1.0)])
     assert (await service.read_user("ann", "b/1")).history == ("a",)
     await importer.close()
@@ -66,7 +70,7 @@ async def test_an_acknowledged_event_survives_a_kill(tmp_path: Path) -> None:
         "from service.stores.contract import Event\n"
         "from service.stores.sqlite import SqliteStore\n"
         "async def main():\n"
-        "    store = await SqliteStore.open(sys.argv[1])\n"
+        "    store = await SqliteStore.open(sys.argv[1], timeout=10.0)\n"
         "    await store.append([Event(str(n), 'ann', str(n), time=n) for n in range(10)])\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
         "asyncio.run(main())\n"
@@ -74,13 +78,13 @@ async def test_an_acknowledged_event_survives_a_kill(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     result = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, check=False)
     assert result.returncode == -9, result.stderr.decode()
-    store = await SqliteStore.open(path)
+    store = await opened(path)
     assert len((await store.read_user("ann", "b/1")).history) == 10
     await store.close()
 
 
 async def test_fifteen_thousand_events_are_imported_in_two_seconds(tmp_path: Path) -> None:
-    store = await SqliteStore.open(tmp_path / "store.db")
+    store = await opened(tmp_path / "store.db")
     events = [event(f"u{n % 500}", f"i{n % 300}", float(n)) for n in range(15_000)]
     start = time.process_time()  # of this process: other people's load on the machine does not count
     assert await append_all(store, events) == Appended(15_000, 0)
@@ -89,7 +93,7 @@ async def test_fifteen_thousand_events_are_imported_in_two_seconds(tmp_path: Pat
 
 
 async def test_a_full_disk_refuses_the_whole_append_and_forgives(tmp_path: Path) -> None:
-    store = await SqliteStore.open(tmp_path / "store.db")
+    store = await opened(tmp_path / "store.db")
     await store.append([event("ann", "first", 1.0)])
     pages = await store._run(lambda: store._db.execute("PRAGMA page_count").fetchone()[0])
     await store._run(lambda: store._db.execute(f"PRAGMA max_page_count = {pages}").fetchone())
@@ -103,27 +107,85 @@ async def test_a_full_disk_refuses_the_whole_append_and_forgives(tmp_path: Path)
     await store.close()
 
 
+async def test_while_another_process_holds_the_lock_reads_go_on_and_writes_give_up(tmp_path: Path) -> None:
+    store = await SqliteStore.open(tmp_path / "store.db", timeout=0.5)
+    await store.append([event("ann", "a", 1.0)])
+    other = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    writes = [asyncio.create_task(store.append([event("ann", f"w{n}", 2.0)])) for n in range(8)]
+    await asyncio.sleep(0.01)
+    assert (await store.read_user("ann", BUNDLE)).history == ("a",)
+    assert await store.popular(5) == [("a", 1)]
+    assert not any(write.done() for write in writes), "nobody who reads waited for who writes"
+    for write in writes:
+        with pytest.raises(StoreUnavailable):
+            await write
+    other.execute("ROLLBACK")
+    other.close()
+    assert await store.append([event("ann", "b", 3.0)]) == Appended(1, 0)
+    kept = (await store.read_user("ann", BUNDLE)).seen - {"a", "b"}
+    assert len(kept) <= 4, "a write that was under way may be kept; who had given up before it began was dropped"
+    await store.close()
+
+
+@pytest.mark.parametrize("lane", ["_reads", "_writes"])
+async def test_what_waits_until_its_time_is_over_is_never_begun(tmp_path: Path, lane: str) -> None:
+    store = await SqliteStore.open(tmp_path / "store.db", timeout=0.05)
+    run = getattr(store, lane).run
+    release, begun = threading.Event(), []
+    stuck = asyncio.create_task(run(release.wait))
+    await asyncio.sleep(0.01)
+    for n in range(3):
+        with pytest.raises(StoreUnavailable, match=r"did not answer within (50|250) ms"):
+            await run(lambda n=n: begun.append(n))
+    with pytest.raises(StoreUnavailable, match="did not answer"):
+        await stuck
+    release.set()
+    await store.close()
+    assert begun == []
+
+
+async def test_closing_waits_for_what_runs(tmp_path: Path) -> None:
+    store = await opened(tmp_path / "store.db")
+    release = threading.Event()
+
+    def slow() -> None:
+        release.wait()
+        store._append([event("ann", "a")])
+
+    write = asyncio.create_task(store._run(slow))
+    await asyncio.sleep(0.01)
+    closing = asyncio.create_task(store.close())
+    await asyncio.sleep(0.05)
+    assert not closing.done()
+    release.set()
+    await asyncio.gather(write, closing)
+    again = await opened(tmp_path / "store.db")
+    assert (await again.read_user("ann", BUNDLE)).seen == {"a"}
+    await again.close()
+
+
 async def test_files_of_others_are_refused_with_a_sentence(tmp_path: Path) -> None:
     text = tmp_path / "notes.txt"
     text.write_text("This is no database at all. " * 100)
     with pytest.raises(StoreIncompatible, match=r"notes\.txt is not a contrec store"):
-        await SqliteStore.open(text)
+        await opened(text)
     other = tmp_path / "other.db"
     with sqlite3.connect(other) as db:
         db.execute("CREATE TABLE mine (x)")
     db.close()
     with pytest.raises(StoreIncompatible, match="another program"):
-        await SqliteStore.open(other)
+        await opened(other)
 
 
 async def test_another_schema_version_is_refused_with_both_numbers(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
-    await (await SqliteStore.open(path)).close()
+    await (await opened(path)).close()
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version = 7")
     db.close()
     with pytest.raises(StoreIncompatible, match="schema 7, this version reads 3"):
-        await SqliteStore.open(path)
+        await opened(path)
 
 
 async def test_a_store_of_the_first_version_is_brought_up_with_everything_in_it(tmp_path: Path) -> None:
@@ -137,7 +199,7 @@ async def test_a_store_of_the_first_version_is_brought_up_with_everything_in_it(
         db.execute("INSERT INTO tokens VALUES ('ann', 'b/1', 3, x'00', 1e12)")
         db.executescript(f"PRAGMA application_id = {sqlite_store._APPLICATION_ID}; PRAGMA user_version = 1;")
     db.close()
-    one, other = await asyncio.gather(SqliteStore.open(path), SqliteStore.open(path))
+    one, other = await asyncio.gather(opened(path), opened(path))
     record = await one.read_user("ann", "b/1")
     assert record.history == ("a",)
     assert record.disliked == {"b", "c"}
@@ -152,11 +214,11 @@ async def test_a_store_of_the_first_version_is_brought_up_with_everything_in_it(
 
 async def test_a_folder_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable, match="cannot open the store"):
-        await SqliteStore.open(tmp_path / "missing" / "store.db")
+        await opened(tmp_path / "missing" / "store.db")
 
 
 async def test_a_closed_store_says_so() -> None:
-    store = await SqliteStore.open(":memory:")
+    store = await opened(":memory:")
     await store.close()
     with pytest.raises(StoreUnavailable, match="closed"):
         await store.ping()
