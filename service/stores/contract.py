@@ -174,7 +174,8 @@ class Store(Protocol):
     async def erase(self, user_id: str) -> int:
         """Forgets the user wholly: log, history, seen set, tokens, and their share in the counts.
 
-        Returns how many events that removed.
+        Returns how many events that removed, when all are. Where it raises, it may have done a part: erasing again
+        does the rest, and `read_user` finds all of what was or nothing. Events told meanwhile begin a new history.
         """
         ...
 

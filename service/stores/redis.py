@@ -14,6 +14,8 @@ under `contrec:`
     negatives:<user>    sorted set item -> time of its newest negative event, left out where a later event that is
                         not in the history takes it back
     positions:<user>    list of the user's log positions; the last one is the version
+    erased:<position>   list of the log positions, up to this one, of a user who is being erased
+    erasing:<user>      set of these last positions, while their lists are there
     tokens:<bundle>:<user>   8 bytes version, little-endian, then the tokens; the only keys with a TTL
     bundles:<user>      set of bundles for which tokens were written, for erase
     catalogue           the catalogue version, see contract.next_version
@@ -62,6 +64,7 @@ _PREFIX: Final = "contrec:"
 _VERSION: Final = struct.Struct("<Q")
 _POSITION_DIGITS: Final = 16
 _PAGE: Final = 1000
+_FORGET_AT_ONCE: Final = 300  # events of one script: some 15 ms in which Redis answers nobody else
 
 # Redis decides whether memory or persistence allow writes before a script starts, so the first write fails or
 # none does: the script as a whole is all or none.
@@ -130,27 +133,52 @@ redis.call('SADD', 'contrec:bundles:' .. ARGV[1], ARGV[2])
 return 1
 """
 
-_ERASE: Final = """
+# ARGV: user. Nobody who reads finds the user afterwards, whatever the number of their events: what is left of them is
+# under names of its own. Returns these: that of this history, and those of erasures that were interrupted.
+_LEAVE: Final = """
 local user = ARGV[1]
-local positions = redis.call('LRANGE', 'contrec:positions:' .. user, 0, -1)
+local last = redis.call('LINDEX', 'contrec:positions:' .. user, -1)
+if last then
+  redis.call('RENAME', 'contrec:positions:' .. user, 'contrec:erased:' .. last)
+  redis.call('SADD', 'contrec:erasing:' .. user, last)
+end
+for _, bundle in ipairs(redis.call('SMEMBERS', 'contrec:bundles:' .. user)) do
+  redis.call('DEL', 'contrec:tokens:' .. bundle .. ':' .. user)
+end
+for _, kind in ipairs({'history:', 'seen:', 'older:', 'negatives:', 'bundles:'}) do
+  redis.call('UNLINK', 'contrec:' .. kind .. user)
+end
+return redis.call('SMEMBERS', 'contrec:erasing:' .. user)
+"""
+
+# ARGV: user, a name that _LEAVE returned, how many events. Returns how many were removed, 0 when none was left.
+_FORGET: Final = """
+local left = 'contrec:erased:' .. ARGV[2]
+local positions = redis.call('LPOP', left, ARGV[3]) or {}
 for _, position in ipairs(positions) do
   local entry = redis.call('XRANGE', 'contrec:log', position .. '-0', position .. '-0')[1]
   if entry then
     redis.call('SREM', 'contrec:event_ids', entry[2][2])
     if entry[2][16] ~= '1' then
-      local left = tonumber(redis.call('ZINCRBY', 'contrec:popular', 1, entry[2][6]))
-      if left >= 0 then redis.call('ZREM', 'contrec:popular', entry[2][6]) end
+      local count = tonumber(redis.call('ZINCRBY', 'contrec:popular', 1, entry[2][6]))
+      if count >= 0 then redis.call('ZREM', 'contrec:popular', entry[2][6]) end
     end
     redis.call('XDEL', 'contrec:log', position .. '-0')
   end
 end
-for _, bundle in ipairs(redis.call('SMEMBERS', 'contrec:bundles:' .. user)) do
-  redis.call('DEL', 'contrec:tokens:' .. bundle .. ':' .. user)
-end
-for _, kind in ipairs({'history:', 'seen:', 'older:', 'negatives:', 'positions:', 'bundles:'}) do
-  redis.call('DEL', 'contrec:' .. kind .. user)
-end
+if redis.call('EXISTS', left) == 0 then redis.call('SREM', 'contrec:erasing:' .. ARGV[1], ARGV[2]) end
 return #positions
+"""
+
+# ARGV: user, after, how many. The positions behind `after`: they ascend, so the first one is found by halves.
+_POSITIONS: Final = """
+local positions, after = 'contrec:positions:' .. ARGV[1], tonumber(ARGV[2])
+local low, high = 0, redis.call('LLEN', positions)
+while low < high do
+  local middle = math.floor((low + high) / 2)
+  if tonumber(redis.call('LINDEX', positions, middle)) > after then high = middle else low = middle + 1 end
+end
+return redis.call('LRANGE', positions, low, low + ARGV[3] - 1)
 """
 
 # ARGV: item, JSON, item, JSON, ... The versions are those of contract.next_version, by the clock of the server, which
@@ -198,7 +226,9 @@ class RedisStore:
         self._read_users = redis.register_script(_READ_USERS)
         self._reads: Gather[tuple[str, str], UserRecord] = Gather(self._read_many)
         self._write_tokens = redis.register_script(_WRITE_TOKENS)
-        self._erase = redis.register_script(_ERASE)
+        self._leave = redis.register_script(_LEAVE)
+        self._forget = redis.register_script(_FORGET)
+        self._positions = redis.register_script(_POSITIONS)
         self._write_items = redis.register_script(_WRITE_ITEMS)
         self._read_items = redis.register_script(_READ_ITEMS)
         self._write_pointer = redis.register_script(_WRITE_POINTER)
@@ -280,9 +310,8 @@ class RedisStore:
                 return
 
     async def user_events(self, user_id: str, after: int = 0, n: int = 1000) -> list[tuple[int, Event]]:
-        # The list may have shrunk by an erasure in between; what is gone is left out.
-        positions = await self._call(cast(Any, self._redis.lrange(f"{_PREFIX}positions:{user_id}", 0, -1)))
-        wanted = [position for position in map(int, positions) if position > after][:n]
+        # An erasure may come in between; what is gone is left out.
+        wanted = [int(one) for one in cast(list[bytes], await self._call(self._positions(args=[user_id, after, n])))]
         pipeline = self._redis.pipeline(transaction=False)
         for position in wanted:
             pipeline.xrange(f"{_PREFIX}log", min=f"{position}-0", max=f"{position}-0")
@@ -310,7 +339,11 @@ class RedisStore:
         return _pointer(*await self._keep(self._write_pointer(keys=[f"{_PREFIX}pointer:{name}"], args=said)))
 
     async def erase(self, user_id: str) -> int:
-        return int(cast(int, await self._keep(self._erase(args=[user_id]))))
+        removed = 0
+        for left in cast(list[bytes], await self._keep(self._leave(args=[user_id]))):
+            while step := cast(int, await self._keep(self._forget(args=[user_id, left, _FORGET_AT_ONCE]))):
+                removed += step
+        return removed
 
     async def ping(self) -> None:
         await self._call(self._redis.ping())

@@ -188,6 +188,21 @@ class StoreContract:
         assert record.tokens is None
         assert record.version > old
 
+    async def test_events_that_come_while_a_user_is_erased_are_a_new_history(self, store: Store) -> None:
+        await append_all(store, [event("ann", f"old{n}", float(n)) for n in range(1500)])
+        await store.append([event("bob", "old0")])
+        told = [event("ann", f"new{n}", float(-n)) for n in range(20)]
+        erased, *_ = await asyncio.gather(store.erase("ann"), *(store.append([one]) for one in told))
+        record = await store.read_user("ann", BUNDLE)
+        logged = [one for _, one in await store.user_events("ann")]
+        assert erased + len(logged) == 1500 + len(told)
+        assert set(logged) <= set(told)
+        assert record.seen == {one.item_id for one in logged} == set(record.history)
+        assert await store.popular(50) == sorted([("old0", 1), *((one.item_id, 1) for one in logged)])
+        assert {one.event_id async for _, one in store.events() if one.user_id == "ann"} == {
+            one.event_id for one in logged
+        }
+
     @pytest.mark.parametrize("name", ["a:history", "a b", "ünï-日本", "x" * 256, "0", "{tag}", "%", "a\nb"])
     async def test_any_string_is_an_id(self, store: Store, name: str) -> None:
         await store.append([event(name, name, 1.0), event("a", "other", 2.0)])
@@ -287,6 +302,17 @@ class StoreContract:
         assert [one for _, one in [*first, *rest]] == mine
         assert await store.user_events("ann", after=rest[-1][0]) == []
         assert await store.user_events("nobody") == []
+
+    async def test_a_page_of_a_user_begins_behind_any_position(self, store: Store) -> None:
+        """Also behind those of others and of nobody."""
+        written = [event("ann" if n % 3 else "bob", f"i{n}") for n in range(3000)]
+        await append_all(store, written)
+        logged = [(position, one) async for position, one in store.events()]
+        mine = [(position, one) for position, one in logged if one.user_id == "ann"]
+        first, last = logged[0][0], logged[-1][0]
+        for after in (0, first, first + 1, first + 1499, first + 1500, last - 1, last, last + 5):
+            page = await store.user_events("ann", after=after, n=7)
+            assert page == [entry for entry in mine if entry[0] > after][:7], after
 
     # ------------------------------------------------------------------------------------------------------------
     # The overlay of items and the pointer

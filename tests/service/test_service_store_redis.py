@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 import redis
@@ -44,6 +45,46 @@ class TestRedis(StoreContract):
         await store.erase("ann")
         with redis.Redis(port=redis_server.port) as plain:
             assert set(plain.keys()) <= {b"contrec:position", b"contrec:log"}
+
+    async def test_an_erasure_that_is_interrupted_is_whole_for_readers_and_finished_by_the_next(
+        self, store: Store, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert isinstance(store, RedisStore)
+        await append_all(store, [event("ann", f"old{n % 700}", float(n)) for n in range(2000)])
+        await store.append([event("bob", "old0")])
+        forget, reached = store._forget, iter([True, False, False])
+
+        async def once(*given: Any, **named: Any) -> Any:
+            if next(reached):
+                return await forget(*given, **named)
+            raise redis.ConnectionError("gone")
+
+        with redis.Redis(port=redis_server.port) as plain, monkeypatch.context() as patch:
+            patch.setattr(store, "_forget", once)
+            with pytest.raises(StoreUnavailable, match="gone"):
+                await store.erase("ann")
+            assert 2001 - 500 <= plain.xlen("contrec:log") < 2001, "one script removes a few hundred"
+            assert await store.read_user("ann", BUNDLE) == UserRecord()
+            assert await store.user_events("ann") == []
+            await store.append([event("ann", "new")])
+            assert (await store.read_user("ann", BUNDLE)).seen == {"new"}
+            with pytest.raises(StoreUnavailable, match="gone"):
+                await store.erase("ann")
+            left = plain.xlen("contrec:log")
+        assert await store.erase("ann") == left - 1, "the rest of the first history and the second one, and not bob's"
+        assert await store.read_user("ann", BUNDLE) == UserRecord()
+        assert await store.popular(5) == [("old0", 1)]
+        with redis.Redis(port=redis_server.port) as plain:
+            keys = {"position", "log", "event_ids", "popular", "seen:bob", "history:bob", "positions:bob"}
+            assert {key.decode() for key in plain.scan_iter()} == {f"contrec:{key}" for key in keys}
+
+    async def test_a_page_of_a_users_events_costs_what_is_on_it(self, store: Store, redis_server: RedisServer) -> None:
+        await append_all(store, [event("ann", "a") for _ in range(5000)])
+        await store.user_events("ann", n=1)
+        with redis.Redis(port=redis_server.port) as plain:
+            before = plain.info("stats")["total_net_output_bytes"]
+            assert len(await store.user_events("ann", n=1)) == 1
+            assert plain.info("stats")["total_net_output_bytes"] - before < 15_000  # of which INFO is a half
 
     async def test_a_read_is_one_round_trip(self, store: Store, redis_server: RedisServer) -> None:
         await store.append([event("ann", "a")])
