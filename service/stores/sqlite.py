@@ -1,8 +1,9 @@
 """The embedded store: one SQLite file, no server to run. One thread reads and another writes, each with a connection.
 
-The event table is the truth; histories and seen sets are read from it through one covering index, so they
-cannot disagree with it. Write-ahead log with synchronous=FULL: an acknowledged event has reached the disk, and reads
-do not wait for writes, this process's or another's. Knows nothing of bundles and HTTP.
+The event table is the truth. Histories are read from it through one covering index, seen sets and dislikes from `met`,
+which changes in the same transaction, so they cannot disagree with it. Write-ahead log with synchronous=FULL: an
+acknowledged event has reached the disk, and reads do not wait for writes, this process's or another's. Knows nothing
+of bundles and HTTP.
 
     store = await SqliteStore.open("contrec.db", timeout=0.1)      # ":memory:" for tests
 """
@@ -32,14 +33,13 @@ from service.stores.contract import (
     UserRecord,
     check_batch,
     next_version,
-    positive_tail,
 )
 from service.stores.gather import Gather
 from service.stores.waiting import within
 
 T = TypeVar("T")
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 _APPLICATION_ID: Final = 0x63747263  # "ctrc": tells our files from other people's
 
 # What version 1 was made with. AUTOINCREMENT, so that a position is never given twice, not even after an erasure:
@@ -94,11 +94,31 @@ CREATE TABLE pointer (name TEXT PRIMARY KEY, version TEXT NOT NULL, previous TEX
 # Version 3: since when a bundle is active.
 _THIRD: Final = "ALTER TABLE pointer ADD COLUMN moved REAL NOT NULL DEFAULT 0;"
 
-_STEPS: Final = (_FIRST, _SECOND, _THIRD)  # _STEPS[n] makes version n + 1 out of version n
+# A row of `met` is the newest event of a user with an item, by time; of those at the same time a negative one.
+_MEET: Final = """ON CONFLICT (user_id, item_id) DO UPDATE SET time = excluded.time, negative = excluded.negative
+    WHERE (excluded.time, excluded.negative) > (met.time, met.negative)"""
+
+# Version 4: to read a user costs their items and the tail of the history, not their events.
+_FOURTH: Final = f"""
+CREATE TABLE met (
+    user_id TEXT NOT NULL,
+    item_id TEXT NOT NULL,
+    time REAL NOT NULL,
+    negative INTEGER NOT NULL,
+    PRIMARY KEY (user_id, item_id)
+) WITHOUT ROWID;
+INSERT INTO met SELECT user_id, item_id, time, negative FROM event WHERE true {_MEET};
+DROP INDEX event_of_user;
+CREATE INDEX event_of_user ON event (user_id);
+CREATE INDEX positive_of_user ON event (user_id, time, position, item_id) WHERE NOT negative;
+"""
+
+_STEPS: Final = (_FIRST, _SECOND, _THIRD, _FOURTH)  # _STEPS[n] makes version n + 1 out of version n
 
 _COLUMNS: Final = "event_id, user_id, item_id, type, value, time, recommendation_id"
 _PAGE: Final = 2000
 _MEMORY: Final = ":memory:"
+_ERASE_WAITS: Final = 10  # times as long as other writes: one transaction for all that a user ever did
 _OPENING_S: Final = 1.0  # how long the opening waits for another process that creates or migrates the file
 
 
@@ -124,15 +144,16 @@ class _Lane:
             raise
         return cls(db, thread, timeout)
 
-    async def run(self, work: Callable[[], T]) -> T:
-        """What work() returns. Raises StoreUnavailable.
+    async def run(self, work: Callable[[], T], patience: int = 1) -> T:
+        """What work() returns. patience: how many times as long as others it may take. Raises StoreUnavailable.
 
         Where the time is over, or the caller gone, before work has begun, it never begins; else it comes to its end.
         """
+        seconds = patience * self._timeout
         try:
-            return await within(self._timeout, asyncio.wrap_future(self._thread.submit(work)))
+            return await within(seconds, asyncio.wrap_future(self._thread.submit(work)))
         except TimeoutError as error:
-            raise StoreUnavailable(f"SQLite did not answer within {1000 * self._timeout:g} ms") from error
+            raise StoreUnavailable(f"SQLite did not answer within {1000 * seconds:g} ms") from error
         except sqlite3.Error as error:
             raise StoreUnavailable(f"SQLite refused: {error}") from error
 
@@ -168,10 +189,10 @@ class SqliteStore:
             await writes.close()
             raise
 
-    async def _run(self, work: Callable[[], T]) -> T:
+    async def _run(self, work: Callable[[], T], patience: int = 1) -> T:
         """work() where writes run, one after the other."""
         self._check_open()
-        return await self._writes.run(work)
+        return await self._writes.run(work, patience)
 
     async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """work(connection) where reads run, beside the writes."""
@@ -190,7 +211,8 @@ class SqliteStore:
         columns = f"event ({_COLUMNS}, negative)"
         insert = f"INSERT INTO {columns} VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (event_id) DO NOTHING"
         counts: Counter[str] = Counter()
-        new = []
+        new: list[int] = []
+        met: list[tuple[str, str, float, bool]] = []
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
             for place, event in enumerate(events):
@@ -198,7 +220,9 @@ class SqliteStore:
                 row += (event.value, event.time, event.recommendation_id, event.negative)  # type: ignore[assignment]
                 if self._db.execute(insert, row).rowcount:
                     new.append(place)
+                    met.append((event.user_id, event.item_id, event.time, event.negative))
                     counts[event.item_id] += not event.negative
+            self._db.executemany(f"INSERT INTO met VALUES (?, ?, ?, ?) {_MEET}", met)
             self._db.executemany(
                 "INSERT INTO popularity VALUES (?, ?)"
                 " ON CONFLICT (item_id) DO UPDATE SET count = count + excluded.count",
@@ -311,9 +335,10 @@ class SqliteStore:
                 self._db.executemany("UPDATE popularity SET count = count - ? WHERE item_id = ?", counts)
                 self._db.execute("DELETE FROM popularity WHERE count <= 0")
                 self._db.execute("DELETE FROM tokens WHERE user_id = ?", (user_id,))
+                self._db.execute("DELETE FROM met WHERE user_id = ?", (user_id,))
                 return self._db.execute("DELETE FROM event WHERE user_id = ?", (user_id,)).rowcount
 
-        return await self._run(erase)
+        return await self._run(erase, _ERASE_WAITS)
 
     async def ping(self) -> None:
         await self._read(lambda db: db.execute("SELECT 1").fetchone())
@@ -328,27 +353,28 @@ class SqliteStore:
 
 
 def _read_user(db: sqlite3.Connection, user_id: str, bundle: str) -> UserRecord:
-    whole = db.execute(
-        "SELECT time, position, item_id, negative FROM event WHERE user_id = ? ORDER BY time, position",
-        (user_id,),
-    ).fetchall()
-    if not whole:
+    met = db.execute("SELECT item_id, negative FROM met WHERE user_id = ?", (user_id,)).fetchall()
+    if not met:
         return UserRecord()
+    disliked = frozenset(item_id for item_id, negative in met if negative)
+    tail = db.execute(
+        "SELECT item_id FROM event WHERE user_id = ? AND NOT negative ORDER BY time DESC, position DESC LIMIT ?",
+        (user_id, HISTORY_TAIL),
+    ).fetchall()
+    newest = "SELECT position FROM event WHERE user_id = ? ORDER BY position DESC LIMIT 1"
+    (version,) = db.execute(newest, (user_id,)).fetchone()
     tokens = db.execute(
         "SELECT data, version FROM tokens WHERE user_id = ? AND bundle = ? AND expires > ?",
         (user_id, bundle, time.time()),
     ).fetchone()
-    positives = [(time, item_id) for time, _, item_id, negative in whole if not negative]
-    negatives = {item_id: time for time, _, item_id, negative in whole if negative}
-    _, disliked = positive_tail(positives, negatives)
-    data, version = tokens or (None, None)
+    data, made_at = tokens or (None, None)
     return UserRecord(
-        history=tuple(item_id for _, item_id in positives[-HISTORY_TAIL:] if item_id not in disliked),
-        seen=frozenset(item_id for _, _, item_id, _ in whole),
+        history=tuple(item_id for (item_id,) in reversed(tail) if item_id not in disliked),
+        seen=frozenset(item_id for item_id, _ in met),
         disliked=disliked,
-        version=max(position for _, position, _, _ in whole),
+        version=version,
         tokens=data,
-        tokens_version=version,
+        tokens_version=made_at,
     )
 
 

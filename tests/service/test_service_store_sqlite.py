@@ -107,6 +107,26 @@ async def test_a_full_disk_refuses_the_whole_append_and_forgives(tmp_path: Path)
     await store.close()
 
 
+async def test_to_read_a_user_costs_their_items_and_the_tail_and_not_their_events(tmp_path: Path) -> None:
+    """Counted in steps of SQLite's machine: every event was read at every request, and who waited behind waited too."""
+    store = await opened(tmp_path / "store.db")
+    await append_all(store, [event("ann", f"i{n % 5}", float(n)) for n in range(15_000)])
+    await append_all(store, [event("ann", f"i{5 + n % 5}", 1e6 + n, type="dislike") for n in range(15_000)])
+    thousands = 0
+
+    def count() -> None:
+        nonlocal thousands
+        thousands += 1
+
+    await store._read(lambda db: db.set_progress_handler(count, 1000))
+    record = await store.read_user("ann", BUNDLE)
+    page = await store.user_events("ann", after=record.version - 10)
+    await store._read(lambda db: db.set_progress_handler(None, 0))
+    assert (len(record.history), len(record.seen), len(record.disliked), len(page)) == (1000, 10, 5, 10)
+    assert thousands < 30, "one step an event would be 30 alone"
+    await store.close()
+
+
 async def test_while_another_process_holds_the_lock_reads_go_on_and_writes_give_up(tmp_path: Path) -> None:
     store = await SqliteStore.open(tmp_path / "store.db", timeout=0.5)
     await store.append([event("ann", "a", 1.0)])
@@ -143,6 +163,21 @@ async def test_what_waits_until_its_time_is_over_is_never_begun(tmp_path: Path, 
     release.set()
     await store.close()
     assert begun == []
+
+
+async def test_an_erasure_has_more_time_than_other_writes(tmp_path: Path) -> None:
+    store = await SqliteStore.open(tmp_path / "store.db", timeout=0.1)
+    await store._writes.run(lambda: store._append([event("ann", "a")]), 10)
+    release = threading.Event()
+    stuck = asyncio.create_task(store._run(release.wait))
+    await asyncio.sleep(0.01)
+    erasing = asyncio.create_task(store.erase("ann"))
+    for late in (stuck, asyncio.create_task(store.append([event("bob", "a")]))):
+        with pytest.raises(StoreUnavailable, match="did not answer within 500 ms"):
+            await late
+    release.set()
+    assert await erasing == 1
+    await store.close()
 
 
 async def test_closing_waits_for_what_runs(tmp_path: Path) -> None:
@@ -184,7 +219,7 @@ async def test_another_schema_version_is_refused_with_both_numbers(tmp_path: Pat
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version = 7")
     db.close()
-    with pytest.raises(StoreIncompatible, match="schema 7, this version reads 3"):
+    with pytest.raises(StoreIncompatible, match="schema 7, this version reads 4"):
         await opened(path)
 
 
@@ -194,6 +229,8 @@ async def test_a_store_of_the_first_version_is_brought_up_with_everything_in_it(
         db.executescript(sqlite_store._FIRST)
         columns = f"INSERT INTO event ({sqlite_store._COLUMNS}) VALUES (?, 'ann', ?, ?, ?, ?, NULL)"
         told = [("e1", "a", "view", None, 1.0), ("e2", "b", "dislike", None, 2.0), ("e3", "c", "rating", 1.0, 3.0)]
+        told += [("e4", "d", "view", None, 5.0), ("e5", "d", "dislike", None, 4.0)]
+        told += [("e6", "e", "dislike", None, 6.0), ("e7", "e", "view", None, 6.0)]
         db.executemany(columns, told)
         db.executemany("INSERT INTO popularity VALUES (?, 1)", [("a",), ("b",), ("c",)])
         db.execute("INSERT INTO tokens VALUES ('ann', 'b/1', 3, x'00', 1e12)")
@@ -201,11 +238,13 @@ async def test_a_store_of_the_first_version_is_brought_up_with_everything_in_it(
     db.close()
     one, other = await asyncio.gather(opened(path), opened(path))
     record = await one.read_user("ann", "b/1")
-    assert record.history == ("a",)
-    assert record.disliked == {"b", "c"}
+    assert record.history == ("a", "d")
+    assert record.seen == set("abcde")
+    assert record.disliked == {"b", "c", "e"}
+    assert record.version == 7
     assert record.tokens is None, "made from a history that held the dislikes"
-    assert await one.popular(5) == [("a", 1)]
-    assert [entry.event_id async for _, entry in other.events()] == ["e1", "e2", "e3"]
+    assert await one.popular(5) == [("a", 1), ("d", 1), ("e", 1)]
+    assert [entry.event_id async for _, entry in other.events()] == [f"e{n}" for n in range(1, 8)]
     version = await other.write_items([StoredItem("new")])
     assert await one.read_items(0) == (version, [StoredItem("new")])
     await one.close()
