@@ -117,7 +117,7 @@ class UserRecord:
 
 
 class Store(Protocol):
-    """Every method but `close` raises StoreUnavailable when the store cannot be reached or refuses."""
+    """Every method but `close` raises StoreUnavailable when the store cannot be reached in time or refuses."""
 
     async def append(self, events: Sequence[Event]) -> Appended:
         """Keeps all events or none; when it returns they are kept. An event id that is known changes nothing.
