@@ -272,6 +272,31 @@ class StoreContract:
                 assert record.disliked == (set() if liked else {"x"}), user
                 assert len(record.history) == HISTORY_TAIL, user
 
+    async def test_a_user_is_what_the_contract_says_of_events_in_any_order(self, store: Store) -> None:
+        """Against the words of UserRecord, with more events than the history holds and many at the same time."""
+        draw = random.Random(0)
+        for user in ("ann", "bob"):
+            signs, items = draw.choices("+-", k=400), draw.choices(range(300), k=1800)
+            few = [
+                _opinion(user, f"i{item}", f"{sign}{draw.randrange(1500)}")
+                for sign, item in zip(signs, items[:400], strict=True)
+            ]
+            many = [event(user, f"i{item}", float(draw.randrange(200, 3000))) for item in items[400:]]
+            told = [*few, *many]
+            draw.shuffle(told)
+            for size in (700, 400, 700):  # a read in between is right as well
+                await append_all(store, told[:size])
+                told = told[size:]
+                kept = [one for _, one in await store.user_events(user, n=MAX_APPEND * 2)]
+                record = await store.read_user(user, BUNDLE)
+                newest = {one.item_id: one for one in sorted(kept, key=lambda one: (one.time, one.negative))}
+                assert record.seen == set(newest)
+                assert record.disliked == {item for item, one in newest.items() if one.negative}
+                positive = [one.item_id for one in sorted(kept, key=lambda one: one.time) if not one.negative]
+                tail = positive[-HISTORY_TAIL:]
+                assert record.history == tuple(item for item in tail if item not in record.disliked)
+                assert record.disliked, "else nothing was tried"
+
     async def test_a_disliked_item_leaves_the_history_wholly_and_moves_the_version(self, store: Store) -> None:
         await store.append([event("ann", item, float(n)) for n, item in enumerate("abac")])
         before = (await store.read_user("ann", BUNDLE)).version
