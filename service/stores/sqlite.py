@@ -117,6 +117,7 @@ _STEPS: Final = (_FIRST, _SECOND, _THIRD, _FOURTH)  # _STEPS[n] makes version n 
 
 _COLUMNS: Final = "event_id, user_id, item_id, type, value, time, recommendation_id"
 _PAGE: Final = 2000
+_TOGETHER: Final = 8  # users read at once: few enough that long histories are read in time as well
 _MEMORY: Final = ":memory:"
 _ERASE_WAITS: Final = 10  # times as long as other writes: one transaction for all that a user ever did
 _OPENING_S: Final = 1.0  # how long the opening waits for another process that creates or migrates the file
@@ -170,7 +171,7 @@ class SqliteStore:
         self._reads = reads
         self._writes = writes
         self._db = writes.db
-        self._users: Gather[tuple[str, str], UserRecord] = Gather(self._read_many)
+        self._users: Gather[tuple[str, str], UserRecord] = Gather(self._read_many, most=_TOGETHER)
         self._closed = False
 
     @classmethod
