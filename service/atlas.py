@@ -44,7 +44,7 @@ class Atlas:
         self._directions = served.recommender.unit_vectors(self.rows)
         # An item that is added or withdrawn moves no other on the map.
         same = before is not None and before.served.label == served.label
-        self._plane: Plane = before._plane if before is not None and same else Plane.of(self._directions)
+        self._plane: Plane = before._plane if before is not None and same else Plane.of(self._to_lie_by())
         self.points = self.place(self._directions)
         self.share = self._plane.share
         items = [catalogue[int(row)] for row in self._shown]
@@ -53,6 +53,12 @@ class Atlas:
         self.categories = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:MAX_CATEGORIES]
         names = [name for name, _ in self.categories[:MAX_LABELS]]
         self.labels = regions(self.points, [item.categories for item in items[:MAX_POINTS]], names)
+
+    def _to_lie_by(self) -> Floats:
+        """(n, W), n at least 1: where all items are withdrawn theirs, for a plane of nothing would never mend."""
+        if len(self.rows):
+            return self._directions
+        return self.served.recommender.unit_vectors(self.served.popular_rows[:MAX_POINTS])
 
     @property
     def items(self) -> int:

@@ -45,6 +45,7 @@ class ErrorCode(StrEnum):
     HEADERS_TOO_LARGE = "headers_too_large"
     INTERNAL = "internal"
     STORE_UNAVAILABLE = "store_unavailable"
+    MODEL_UNAVAILABLE = "model_unavailable"
 
 
 STATUS: Final[Mapping[ErrorCode, int]] = {
@@ -65,6 +66,7 @@ STATUS: Final[Mapping[ErrorCode, int]] = {
     ErrorCode.HEADERS_TOO_LARGE: 431,
     ErrorCode.INTERNAL: 500,
     ErrorCode.STORE_UNAVAILABLE: 503,
+    ErrorCode.MODEL_UNAVAILABLE: 503,
 }
 
 # For what FastAPI and Starlette raise by status alone; where two codes share a status, the first one is meant.

@@ -10,9 +10,10 @@ resort of every other answer. Knows no HTTP.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from model.catalogue import Mask, Rows
 from model.recommender import Floats, Recommender
@@ -29,6 +30,8 @@ from service.settings import Settings
 from service.users import RETRY_AFTER_S, Users
 
 log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 _EVERYTHING = 1_000_000  # more items than a store's popular list is asked for with a filter
 
@@ -60,24 +63,24 @@ class Lists:
         if served is None or row is None:  # there is nothing to be like it by
             return await self.popular(query.model_copy(update={"deny_item": [*query.deny_item, item_id]}))
         eligible = eligible_rows(served, excluded=[item_id], allow=query.allow, deny=query.deny)
-        found = await self.errand(Errand(partial(_alike, served.recommender, row, eligible, query.k)))
+        found = await self.errand(partial(_alike, served.recommender, row, eligible, query.k))
         if found is None:
             rows, scores = served.popular(eligible, query.k)
             return self._listed(served, rows, scores, Source.POPULAR, heard)
         rows, scores = fill(served, *found, eligible, query.k)
         return self._listed(served, rows, scores, Source.NEIGHBOURS, heard)
 
-    async def errand(self, errand: Errand) -> tuple[Rows, Floats] | None:
-        """What the errand came to on the model thread; None when it failed or took too long. Raises overloaded."""
+    async def errand(self, work: Callable[[], Result]) -> Result | None:
+        """What the work came to on the model thread; None when it failed or took too long. Raises overloaded."""
         try:
-            done = await self.batcher.ask(errand, timeout=self.settings.model_timeout_ms / 1000)
+            done = await self.batcher.ask(Errand(work), timeout=self.settings.model_timeout_ms / 1000)
         except Overloaded as error:
             raise ApiError(ErrorCode.OVERLOADED, str(error), retry_after=RETRY_AFTER_S) from None
         except TimeoutError:
             log.warning("the model did not answer within %d ms", self.settings.model_timeout_ms)
             return None
         assert isinstance(done, Done)
-        value: tuple[Rows, Floats] | None = done.value
+        value: Result | None = done.value
         return value
 
     def item(self, item_id: str) -> ItemAnswer:

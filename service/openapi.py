@@ -50,6 +50,7 @@ _SAYS: Final[Mapping[ErrorCode, str]] = {
     ErrorCode.HEADERS_TOO_LARGE: "the request line and headers are too long",
     ErrorCode.INTERNAL: "something unexpected happened; the log has it under the request's id",
     ErrorCode.STORE_UNAVAILABLE: "the store does not answer, ask again",
+    ErrorCode.MODEL_UNAVAILABLE: "the model did not answer",
 }
 
 

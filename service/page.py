@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from model.catalogue import Item, Rows
-from model.recommender import Dials, Floats, Recommender, Walk
+from model.recommender import Dials, Floats, Walk
 from service.atlas import Atlas
 from service.bundles import Served
 from service.core import Service
@@ -91,8 +91,8 @@ class PageWalk(BaseModel):
 
 
 class TraceAnswer(BaseModel):
-    """walks: none where the model reads nothing or denoises nothing. marks: (x, y) of each item asked for, or null
-    where it is unknown or withdrawn."""
+    """walks: none where the model reads nothing or denoises nothing, or where no item is left. marks: (x, y) of each
+    item asked for, or null where it is unknown or withdrawn."""
 
     bundle: str | None
     walks: list[PageWalk]
@@ -134,25 +134,30 @@ class Page:
         return FoundAnswer(items=_described(atlas, rows), total=len(rows))
 
     async def trace(self, request: TraceRequest) -> TraceAnswer:
-        """The walk of the taste that `/recommend` makes from the same. Raises the typed overloaded."""
+        """The walk of the taste that `/recommend` makes from the same. Raises the typed overloaded and
+        model_unavailable."""
         atlas = await self._current()
         if atlas is None:
             return TraceAnswer(bundle=None, walks=[], marks=[None] * len(request.mark))
-        recommender = atlas.served.recommender
+        catalogue = atlas.served.recommender.catalogue
         user = await self._service.users.read(request.user_id, atlas.served.label)
-        history = recommender.catalogue.rows(user.record.history if request.history is None else request.history)
-        walks = await self._walk(recommender, history, Dials(explore=request.explore, seed=request.seed))
+        history = catalogue.rows(user.record.history if request.history is None else request.history)
+        walks = await self._walk(atlas, history, Dials(explore=request.explore, seed=request.seed))
         return TraceAnswer(
             bundle=atlas.served.label,
             walks=[_drawn(atlas, walk) for walk in walks],
             marks=_marks(atlas, request.mark),
         )
 
-    async def _walk(self, recommender: Recommender, history: Rows, dials: Dials) -> Sequence[Walk]:
+    async def _walk(self, atlas: Atlas, history: Rows, dials: Dials) -> Sequence[Walk]:
         if len(history) == 0:
             return ()  # nobody's taste: the recommendation is the popular list
+        if len(atlas.rows) == 0:
+            return ()  # everything is withdrawn: no item is near any step
         if self._waiting >= WAITING:
             raise ApiError(ErrorCode.OVERLOADED, f"{WAITING} walks wait already", retry_after=RETRY_AFTER_S)
+
+        recommender = atlas.served.recommender
 
         def work() -> Sequence[Walk]:
             traces = recommender.trace(recommender.encode([history]), [dials])
@@ -160,9 +165,12 @@ class Page:
 
         self._waiting += 1
         try:
-            return await self._service.batcher.on_thread(work)
+            walks = await self._service.lists.errand(work)
         finally:
             self._waiting -= 1
+        if walks is None:  # a list comes from a lower rung then; of a walk there is none
+            raise ApiError(ErrorCode.MODEL_UNAVAILABLE, "the model did not answer", retry_after=RETRY_AFTER_S)
+        return walks
 
     async def _current(self) -> Atlas | None:
         """The atlas of the bundle that is served; of an older one never."""

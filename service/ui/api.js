@@ -37,7 +37,7 @@ function refusal(answer, { code = "unknown", message = "", field = null }) {
     401: keyOfTab() ? "The service does not know this API key." : "The service wants an API key.",
     403: `The service does not allow this: ${message}.`,
     429: "The service is busy: too many requests wait.",
-    503: `The store is out of reach: ${message}.`,
+    503: code === "model_unavailable" ? "The model does not answer." : `The store is out of reach: ${message}.`,
   };
   const said = field ? message : `${message.charAt(0).toUpperCase()}${message.slice(1)}`; // a field's name stays as it is
   const sentence = words[answer.status] ?? (said ? `${said}.` : "The service failed.");

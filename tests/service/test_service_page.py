@@ -257,6 +257,55 @@ async def test_nothing_is_walked_without_a_history_or_where_nothing_is_denoised(
     assert traced["walks"] == []
 
 
+@pytest.mark.parametrize("withdrawn_before_the_first_look", [True, False])
+async def test_a_catalogue_that_is_withdrawn_whole_is_walked_nowhere_and_comes_back(
+    withdrawn_before_the_first_look: bool,
+) -> None:
+    body = {"history": ["i1"], "mark": ["i1"]}
+    async with running(Walking(3)) as run:
+        if not withdrawn_before_the_first_look:
+            await asked(run, "/page/map")
+        for item in ("i0", "i1", "i2"):
+            assert (await run.client.delete(f"/items/{item}")).status_code == 200
+        assert (await asked(run, "/page/map"))["item_ids"] == []
+        assert await asked(run, "/page/trace", **body) == {"bundle": "circle/1", "walks": [], "marks": [None]}
+        assert (await run.client.put("/items/i1", json={})).status_code == 200
+        told = await asked(run, "/page/map")
+        traced = await asked(run, "/page/trace", **body)
+    assert (told["item_ids"], len(traced["walks"])) == (["i1"], 1)
+    assert (told["x"][0], told["y"][0]) == pytest.approx(traced["marks"][0])
+
+
+@pytest.mark.parametrize("broken", ["encode", "generate"])
+async def test_a_walk_of_a_model_that_fails_is_a_typed_refusal(broken: str) -> None:
+    recommender = Walking()
+    async with running(recommender) as run:
+        recommender.broken = {broken}
+        refused = await run.client.post("/page/trace", json={"history": ["i1"]})
+        assert (await run.recommend(history=["i1"]))["source"] == "neighbours"
+        recommender.broken = set()
+        assert len((await asked(run, "/page/trace", history=["i1"]))["walks"]) == 1
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_unavailable")
+    assert int(refused.headers["retry-after"]) >= 1
+
+
+async def test_a_walk_of_a_model_that_hangs_is_given_up_after_the_time_of_the_model() -> None:
+    class Hanging(Walking):
+        free = threading.Event()
+
+        def trace(self, tokens: Sequence[UserTokens], dials: Sequence[Dials]) -> list[tuple[Walk, ...]]:
+            assert self.free.wait(60)
+            return super().trace(tokens, dials)
+
+    async with running(Hanging(), model_timeout_ms=100) as run:
+        await asked(run, "/page/map")
+        try:
+            refused = await asyncio.wait_for(run.client.post("/page/trace", json={"history": ["i1"]}), 30)
+        finally:
+            Hanging.free.set()
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_unavailable")
+
+
 @pytest.mark.parametrize(
     ("body", "field"),
     [
