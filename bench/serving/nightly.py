@@ -3,8 +3,8 @@
     python -m bench.serving.nightly chaos pytest tests/chaos     # bench/serving/results/nightly-chaos.json
 
 The line is any command that runs pytest once; its output and its exit code are its own. The record says which commit,
-when and on what machine, how many tests passed, failed and were skipped, the seconds and, where CONTREC_FUZZ asks for a
-number of hostile requests, that number. Knows no test.
+when and on what machine, how many tests passed, failed and were skipped, the seconds and, where tests note how many
+hostile requests they sent (the property `fuzz_cases`), the sum. Knows no test.
 """
 
 from __future__ import annotations
@@ -29,11 +29,14 @@ def counted(report: Path) -> dict[str, int]:
     """Of pytest's JUnit file; nothing ran where there is none."""
     if not report.exists():
         return dict.fromkeys(("passed", "failed", "skipped"), 0)
-    suites = ElementTree.parse(report).getroot().findall("testsuite")
+    root = ElementTree.parse(report).getroot()
+    suites = root.findall("testsuite")
     tests, failed, errors, skipped = (
         sum(int(suite.get(name, 0)) for suite in suites) for name in ("tests", "failures", "errors", "skipped")
     )
-    return {"passed": tests - failed - errors - skipped, "failed": failed + errors, "skipped": skipped}
+    found = {"passed": tests - failed - errors - skipped, "failed": failed + errors, "skipped": skipped}
+    sent = [int(noted.get("value", 0)) for noted in root.iter("property") if noted.get("name") == "fuzz_cases"]
+    return found | ({"fuzz_cases": sum(sent)} if sent else {})
 
 
 def record(command: list[str]) -> dict[str, Any]:
@@ -46,8 +49,6 @@ def record(command: list[str]) -> dict[str, Any]:
         started = time.monotonic()
         done = subprocess.run(command, env={**os.environ, "PYTEST_ADDOPTS": asked.strip()}, check=False)
         found |= {"seconds": round(time.monotonic() - started, 3), "exit_code": done.returncode, **counted(report)}
-    if cases := os.environ.get("CONTREC_FUZZ"):
-        found["fuzz_cases"] = int(cases)
     return found
 
 

@@ -19,6 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SOME = """
 import pytest
 def test_passes(record_property): record_property("took", "no time")
+@pytest.mark.parametrize("n", [7, 5])
+def test_sends(n, record_property): record_property("fuzz_cases", n)
 @pytest.mark.parametrize("n", [1, 2])
 def test_is_skipped(n): pytest.skip("no")
 """
@@ -33,8 +35,8 @@ def test_breaks(broken): pass
 @pytest.mark.parametrize(
     ("tests", "code", "counts"),
     [
-        (SOME, 0, {"passed": 1, "failed": 0, "skipped": 2}),
-        (SOME + BROKEN, 1, {"passed": 1, "failed": 2, "skipped": 2}),
+        (SOME, 0, {"passed": 3, "failed": 0, "skipped": 2}),
+        (SOME + BROKEN, 1, {"passed": 3, "failed": 2, "skipped": 2}),
         (None, 2, {"passed": 0, "failed": 0, "skipped": 0}),
     ],
     ids=["well", "broken", "no tests"],
@@ -56,7 +58,8 @@ def test_a_nightly_line_leaves_a_record(tmp_path: Path, tests: str | None, code:
     assert done.returncode == code, done.stderr
     found: dict[str, Any] = json.loads((tmp_path / "nightly-some.json").read_text())
     assert {name: found[name] for name in counts} == counts
-    assert (found["exit_code"], found["fuzz_cases"]) == (code, 20)
+    # What was sent, whatever was asked for.
+    assert (found["exit_code"], found.get("fuzz_cases")) == (code, None if tests is None else 12)
     assert found["seconds"] > 0
     assert len(found["machine"]["commit"]) == 40
 

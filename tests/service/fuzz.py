@@ -1,11 +1,13 @@
-"""Hostile requests, made from the OpenAPI document so that a new route is attacked on the day it is added.
+"""Hostile requests, made from the OpenAPI document so that a new route is attacked on the day it is added, and from
+what the document leaves out.
 
-Every case follows from a seed and its number; a failure names both. `CONTREC_FUZZ` says how many cases a run has: 2,000
-unless told, 20,000 in `make nightly`.
+Every case follows from a seed and its number; a failure names both. `CONTREC_FUZZ` says how many cases a run has at
+least: 2,000 unless told, 20,000 in `make nightly`, whose record sums what the tests note under `SENT`.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import random
@@ -14,7 +16,13 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+
+from service.routes import docs, page
+
 CASES = int(os.environ.get("CONTREC_FUZZ", "2000"))
+SENT = "fuzz_cases"
 
 JSON = {"content-type": "application/json"}
 
@@ -40,6 +48,27 @@ class Case:
     path: str
     content: bytes | None
     headers: dict[str, str] = field(default_factory=dict)
+
+
+def hidden() -> dict[str, Any]:
+    """The routes that the OpenAPI document leaves out, as a document: the page's, and those of the documents.
+
+    That of the document itself is FastAPI's own and takes nothing."""
+    routes = [copy.copy(route) for route in (*page.router.routes, *docs.router.routes)]
+    for route in routes:
+        assert isinstance(route, APIRoute)
+        route.include_in_schema = True
+    document = get_openapi(title="hidden", version="0", routes=routes)
+    document["components"]["schemas"]["TraceRequest"]["examples"] = [{"history": ["i1", "i3"], "mark": ["i1"]}]
+    document["paths"]["/openapi.json"] = {"get": {"responses": {"200": {"description": ""}}}}
+    return document
+
+
+def everything(document: dict[str, Any]) -> dict[str, Any]:
+    """The OpenAPI document with what it leaves out."""
+    rest = hidden()
+    schemas = rest["components"]["schemas"] | document["components"]["schemas"]
+    return {"paths": document["paths"] | rest["paths"], "components": {"schemas": schemas}}
 
 
 def cases(document: dict[str, Any], seed: int, count: int) -> Iterator[Case]:
