@@ -34,7 +34,6 @@ from service.overlay import Overlay
 from service.reasons import explaining, next_step
 from service.schemas import (
     CategoryShare,
-    Degraded,
     RankAnswer,
     RankRequest,
     Reason,
@@ -123,7 +122,7 @@ class Answers:
         )
         if request.explain:
             answer.categories = shares or []
-        if (degraded := self._degraded(user, heard)) is not None:
+        if (degraded := self.lists.degraded(user.degraded, heard)) is not None:
             answer.degraded = degraded
         return answer
 
@@ -167,7 +166,7 @@ class Answers:
             recommendation_id=from_rung(recommendation_id, picked.source),
             timings_ms=self._count(picked, user, started),
         )
-        if (degraded := self._degraded(user, heard)) is not None:
+        if (degraded := self.lists.degraded(user.degraded, heard)) is not None:
             answer.degraded = degraded
         return answer
 
@@ -240,17 +239,6 @@ class Answers:
         if items is None:
             user.degraded = True
         return items or []
-
-    def _degraded(self, user: User, heard: bool) -> Degraded | None:
-        """heard: whether the store had been heard of items when the answer began."""
-        reason = None
-        if user.degraded:
-            reason = Degraded.HISTORY_UNAVAILABLE
-        elif not heard:
-            reason = Degraded.CATALOGUE_UNAVAILABLE
-        if reason is not None:
-            self.metrics.degraded.labels(reason=reason).inc()
-        return reason
 
     def _count(self, picked: Picked, user: User, started: float) -> Timings:
         timings = Timings(

@@ -72,7 +72,7 @@ class Service:
         self.following = Following(settings.bundles, settings.bundle, self.bundles, self.guard)
         self.overlay = Overlay(self.guard, self.bundles, self.metrics)
         self._watch()
-        self.lists = Lists(settings, self.insights, self.bundles, self.overlay, self.users, self.batcher)
+        self.lists = Lists(settings, self.metrics, self.insights, self.bundles, self.overlay, self.users, self.batcher)
         self.answers = Answers(
             settings,
             self.metrics,

@@ -23,6 +23,7 @@ from service.eligibility import eligible_rows
 from service.errors import ApiError, ErrorCode
 from service.fallback import Done, Errand, Picked, Question, fill
 from service.insights import Insights, from_rung, new_id
+from service.metrics import Metrics
 from service.overlay import Overlay
 from service.schemas import Degraded, RecommendedItem, Selection, Source
 from service.schemas_items import ItemAnswer, ListAnswer, ListQuery
@@ -41,6 +42,7 @@ class Lists:
     """The parts that such a list is made with."""
 
     settings: Settings
+    metrics: Metrics
     insights: Insights
     bundles: Bundles
     overlay: Overlay
@@ -147,24 +149,35 @@ class Lists:
     def _listed(self, served: Served, rows: Rows, scores: Floats, source: Source, heard: bool) -> ListAnswer:
         """The answer, counted as shown."""
         self.insights.answered(served, rows, history_length=None)
-        return _answer(described(served, rows, scores), source, served, heard)
+        return self._answer(described(served, rows, scores), source, served, heard)
 
     async def _without_bundle(self, query: ListQuery) -> ListAnswer:
         heard = self.overlay.known
         items = await self.counted(query.k, allow=query.allow, deny=query.deny)
-        answer = _answer(items or [], Source.POPULAR, None, heard)
-        if items is None:
-            answer.degraded = Degraded.HISTORY_UNAVAILABLE
+        return self._answer(items, Source.POPULAR, None, heard)
+
+    def _answer(
+        self, items: list[RecommendedItem] | None, source: Source, served: Served | None, heard: bool
+    ) -> ListAnswer:
+        """items: None when the store is silent. heard: see `degraded`."""
+        label, shown = None if served is None else served.label, items or []
+        cited = from_rung(new_id(label), source)
+        answer = ListAnswer(items=shown, source=source, bundle=label, recommendation_id=cited)
+        if (degraded := self.degraded(items is None, heard)) is not None:
+            answer.degraded = degraded
         return answer
 
-
-def _answer(items: list[RecommendedItem], source: Source, served: Served | None, heard: bool) -> ListAnswer:
-    """heard: whether the store had been heard of items when `served` was taken."""
-    label = None if served is None else served.label
-    answer = ListAnswer(items=items, source=source, bundle=label, recommendation_id=from_rung(new_id(label), source))
-    if not heard:
-        answer.degraded = Degraded.CATALOGUE_UNAVAILABLE
-    return answer
+    def degraded(self, silent: bool, heard: bool) -> Degraded | None:
+        """What an answer had to do without, counted: once an answer. silent: whether the store did not say what it was
+        asked for it. heard: whether it had been heard of items when the answer began."""
+        reason = None
+        if silent:
+            reason = Degraded.HISTORY_UNAVAILABLE
+        elif not heard:
+            reason = Degraded.CATALOGUE_UNAVAILABLE
+        if reason is not None:
+            self.metrics.degraded.labels(reason=reason).inc()
+        return reason
 
 
 def _alike(recommender: Recommender, row: int, eligible: Mask, k: int) -> tuple[Rows, Floats] | None:

@@ -79,7 +79,7 @@ class Metrics:
         )
         self.source = Counter(
             "contrec_recommendations",
-            "Answers by the rung of the ladder they came from.",
+            "Answers of /recommend and /rank, by the rung of the ladder they came from.",
             ["source"],
             registry=self.registry,
         )
@@ -90,7 +90,10 @@ class Metrics:
             registry=self.registry,
         )
         self.degraded = Counter(
-            "contrec_degraded", "Answers that had to do without something.", ["reason"], registry=self.registry
+            "contrec_degraded",
+            "Answers of /recommend, /rank, /popular and /items/{item_id}/similar that had to do without something.",
+            ["reason"],
+            registry=self.registry,
         )
         self.tokens = Counter(
             "contrec_user_tokens",
@@ -127,7 +130,10 @@ class Metrics:
         )
         # What is recommended: insights.py.
         self.lists = Counter(
-            "contrec_lists", "Lists answered, by the bundle they came from.", ["bundle"], registry=self.registry
+            "contrec_lists",
+            "Lists of /recommend, /popular and /items/{item_id}/similar, by the bundle they came from.",
+            ["bundle"],
+            registry=self.registry,
         )
         self.cited_events = Counter(
             "contrec_cited_events",

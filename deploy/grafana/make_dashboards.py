@@ -50,6 +50,7 @@ def share(part: str, whole: str) -> str:
 
 
 ASKED = '{route="/recommend"}'
+LISTED = 'contrec_requests_total{outcome="ok", route=~"/recommend|/rank|/popular|/items/.+/similar"}'
 FAILED = 'contrec_requests_total{outcome=~"internal|store_unavailable"}'
 
 OPERATIONS: dict[str, tuple[Panel, ...]] = {
@@ -58,7 +59,7 @@ OPERATIONS: dict[str, tuple[Panel, ...]] = {
         Panel("Requests", "reqps", (("sum(rate(contrec_requests_total[$__rate_interval]))", ""),), "All routes, all replicas.", "stat", 4),
         Panel("Requests that fail", "percentunit", ((share(FAILED, "contrec_requests_total"), ""),), "Errors of ours, and events that the store refused. What a client got wrong is not counted.", "stat", 4, 0.01),
         Panel("p99 of /recommend", "s", ((quantile(0.99, "contrec_request_seconds", ASKED), ""),), "Within the service; the network comes on top.", "stat", 4, 0.25),
-        Panel("Answers that do without", "percentunit", ((share("contrec_degraded_total", "contrec_recommendations_total"), ""),), "Without the user's history, mostly because the store is silent.", "stat", 4, 0.05),
+        Panel("Answers that do without", "percentunit", ((share("contrec_degraded_total", LISTED), ""),), "Without the user's history, mostly because the store is silent.", "stat", 4, 0.05),
         Panel("Age of the bundle", "s", (("time() - max(contrec_bundle_created_timestamp_seconds != 0)", ""),), "Since the newest bundle that is served was made.", "stat", 4, 30 * 86400),
     ),
     "Traffic": (

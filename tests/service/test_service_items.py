@@ -16,6 +16,7 @@ from bench.serving.subject import make_recommender
 from model.catalogue import Item
 from model.recommender import Popular
 from service.errors import ErrorCode
+from service.schemas import Source
 from service.stores.contract import Event, StoredItem, StoreUnavailable
 from tests.redis_server import RedisServer
 from tests.service.test_service_access import ALL, KEYS
@@ -366,6 +367,28 @@ async def test_a_catalogue_that_was_never_heard_is_said_until_it_is(own_redis: R
             while "degraded" in (answer := await run.recommend(history=["i3"], k=1)):
                 await asyncio.sleep(0.05)
         assert answer["items"][0]["item_id"] == "i5"
+
+
+async def test_a_list_without_a_user_that_does_without_something_is_counted() -> None:
+    async with running(Circle(), catalogue_poll_ms=60_000) as run:  # the store is heard when the test says so
+        run.service.overlay.known = False
+        for path in ("/popular", "/items/i3/similar"):
+            assert (await run.client.get(path)).json()["degraded"] == "catalogue_unavailable"
+        run.service.overlay.known = True
+        assert "degraded" not in (await run.client.get("/popular")).json()
+        value = run.service.metrics.registry.get_sample_value
+        assert value("contrec_degraded_total", {"reason": "catalogue_unavailable"}) == 2
+        assert sum(value("contrec_recommendations_total", {"source": source}) or 0 for source in Source) == 0
+
+
+@pytest.mark.redis
+async def test_a_popular_list_that_the_store_is_silent_about_is_counted(own_redis: RedisServer) -> None:
+    async with running(store=own_redis.url) as run:
+        own_redis.stop()
+        answer = (await run.client.get("/popular")).json()
+        value = run.service.metrics.registry.get_sample_value
+        assert (answer["items"], answer["degraded"]) == ([], "history_unavailable")
+        assert value("contrec_degraded_total", {"reason": "history_unavailable"}) == 1
 
 
 async def test_a_list_begun_before_the_catalogue_was_heard_says_so_though_it_is_heard_meanwhile() -> None:
