@@ -6,10 +6,12 @@ import asyncio
 import json
 import logging
 import random
+import shutil
 import socket
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -27,71 +29,118 @@ QUEUE_WAIT_MS, MAX_BATCH = (Settings.model_fields[name].default for name in ("qu
 
 
 @pytest.mark.parametrize(
-    ("broken", "sources"),
+    ("broken", "sources", "of_a_user", "of_a_session"),
     [
-        ("encode", {"model", "stale", "neighbours"}),
-        ("generate", {"neighbours"}),
-        ("retrieve", {"model"}),  # done again by its plain twin
-        ("retrieve score", {"neighbours"}),
-        ("encode generate retrieve score neighbours", {"popular"}),
+        ("encode", {"model", "stale", "neighbours"}, "stale", "neighbours"),
+        ("generate", {"neighbours"}, "neighbours", "neighbours"),
+        ("retrieve", {"model"}, "model", "model"),  # done again by its plain twin
+        ("retrieve score", {"neighbours"}, "neighbours", "neighbours"),
+        ("encode generate retrieve score neighbours", {"popular"}, "popular", "popular"),
     ],
 )
-def test_the_model_raises(on_sqlite: Living, broken: str, sources: set[str]) -> None:
+def test_the_model_raises(on_sqlite: Living, broken: str, sources: set[str], of_a_user: str, of_a_session: str) -> None:
+    """of_a_user: who has met something since the tokens were made. The load has fresh tokens, old ones and none."""
     server, folder = on_sqlite.server, on_sqlite.folder
     switch = folder / "broken"
-    switch.write_text(broken)
-    try:
-        with under_load(server, f"raising-{broken}", rate=30, seconds=scaled(1, 20)) as load:
-            pass
-    finally:
-        switch.unlink()
-    held(load)
-    assert {answer["source"] for answer in load.said()} <= sources
-    with httpx.Client(base_url=server.url, trust_env=False) as client:
-        assert client.post("/recommend", json={"user_id": "u1"}).json()["source"] == "model"
+    with httpx.Client(base_url=server.url, timeout=10, trust_env=False) as client:
+
+        def meet(item: str) -> None:
+            event = {"event_id": f"{broken}-{item}", "user_id": "known", "item_id": item}
+            assert client.post("/events", json=event).status_code == 200
+
+        def source(**whose: object) -> str:
+            return str(client.post("/recommend", json=whose).json()["source"])
+
+        meet("i1")
+        hits = 'contrec_user_tokens_total{result="hit"}'
+        before, deadline = on_sqlite.metric(hits), time.monotonic() + 20
+        while on_sqlite.metric(hits) == before:
+            assert source(user_id="known") == "model"
+            assert time.monotonic() < deadline, "no tokens are kept"
+        meet("i2")
+        switch.write_text(broken)
+        try:
+            with under_load(server, f"raising-{broken}", rate=30, seconds=scaled(1, 20)) as load:
+                assert (source(user_id="known"), source(history=["i1"])) == (of_a_user, of_a_session)
+        finally:
+            switch.unlink()
+        held(load)
+        assert {answer["source"] for answer in load.said()} <= sources
+        assert source(user_id="u1") == "model"
 
 
-def test_a_bundle_is_truncated_while_it_is_loaded(on_sqlite: Living, tmp_path: Path) -> None:
-    server, folder = on_sqlite.server, on_sqlite.folder
-    root = folder / "bundles"
-    before, made = version_of(root), make_bundle(tmp_path, items=ITEMS, weight=0.25, seed=1)
-    with (
-        httpx.Client(base_url=server.url, timeout=10, trust_env=False) as client,
-        under_load(server, "truncated", seconds=scaled(4, 20)) as load,
-    ):
-        other = put_beside(root, made)
-        activate(root, NAME, other)
-        time.sleep(0.3)
-        for name in ("items.safetensors", "catalogue.jsonl"):
-            file = root / NAME / other / name
+def halve(folder: Path) -> None:
+    """Cuts every file of a bundle but its manifest, in place."""
+    for file in folder.rglob("*"):
+        if file.is_file() and file.name != "manifest.json":
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-        deadline = time.monotonic() + 20
-        while (told := client.get("/bundle").json())["bundle"] == f"{NAME}/{before}" and told["reason"] is None:
-            assert time.monotonic() < deadline, "neither served nor refused"
-            time.sleep(0.05)
-        answer = client.post("/recommend", json={"user_id": "u1"}).json()
-    held(load)
-    served = {answer["bundle"].split("/")[1] for answer in load.said()}
-    log.info("the bundle that was cut: %s", told)
-    # Where it was read before the cut it is served, from memory and as whole as any.
-    if told["bundle"] == f"{NAME}/{other}":
-        assert (told["state"], told["reason"], told["items"]) == ("serving", None, ITEMS)
-        assert served <= {before, other}
-    else:
-        assert (told["bundle"], told["state"]) == (f"{NAME}/{before}", "serving")
-        assert other in told["reason"]
-        assert (
-            "items.safetensors" in told["reason"] or "catalogue.jsonl" in told["reason"] or "log says" in told["reason"]
-        )
-        assert served == {before}
-    assert (answer["bundle"], answer["source"], len(answer["items"])) == (told["bundle"], "model", 10)
-    activate(root, NAME, before)
-    with httpx.Client(base_url=server.url, trust_env=False) as client:
-        deadline = time.monotonic() + 10
-        while client.get("/bundle").json()["bundle"] != f"{NAME}/{before}":
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+
+
+def until(client: httpx.Client, bundle: str, refused: str = "") -> dict[str, Any]:
+    """What /bundle says once this one is served and, where one is to be refused, the reason names it."""
+    deadline = time.monotonic() + 20
+    while (told := client.get("/bundle").json())["bundle"] != bundle or refused not in (told["reason"] or ""):
+        assert time.monotonic() < deadline, told
+        time.sleep(0.05)
+    found: dict[str, Any] = told
+    return found
+
+
+@pytest.mark.parametrize(("cut_at", "seed"), [("hold-read", 1), ("hold-proof", 4)], ids=["verified", "read"])
+def test_a_bundle_is_truncated_while_it_is_loaded(on_sqlite: Living, tmp_path: Path, cut_at: str, seed: int) -> None:
+    """Once its files are verified, and before they are read: refused. Once they are read: served from memory."""
+    server, folder = on_sqlite.server, on_sqlite.folder
+    root, switch, held_at = folder / "bundles", folder / "broken", folder / "held"
+    before, made = version_of(root), make_bundle(tmp_path, items=ITEMS, weight=0.25, seed=seed)
+    other = put_beside(root, made)
+    old, new = f"{NAME}/{before}", f"{NAME}/{other}"
+    with httpx.Client(base_url=server.url, timeout=10, trust_env=False) as client:
+        switch.write_text(cut_at)
+        try:
+            with under_load(server, f"truncated-{cut_at}", seconds=scaled(4, 20)) as load:
+                activate(root, NAME, other)
+                deadline = time.monotonic() + 20
+                while not held_at.exists():
+                    assert time.monotonic() < deadline, "nobody loads it"
+                    time.sleep(0.02)
+                halve(root / NAME / other)
+                assert client.get("/bundle").json()["bundle"] == old
+                switch.unlink()
+                told = until(client, new) if cut_at == "hold-proof" else until(client, old, refused=other)
+                answer = client.post("/recommend", json={"user_id": "u1"}).json()
+        finally:
+            switch.unlink(missing_ok=True)
+            held_at.unlink(missing_ok=True)
+        held(load)
+        served = {answer["bundle"] for answer in load.said()}
+        assert (told["state"], told["items"]) == ("serving", ITEMS)
+        if cut_at == "hold-proof":
+            assert told["reason"] is None
+            assert served <= {old, new}
+        else:
+            assert "could not be loaded" in told["reason"]
+            assert served == {old}
+        assert (answer["bundle"], answer["source"], len(answer["items"])) == (told["bundle"], "model", 10)
+        activate(root, NAME, before)
+        until(client, old)
         assert client.post("/recommend", json={"user_id": "u1"}).json()["source"] == "model"
+
+
+def test_the_files_of_the_bundle_that_is_served_are_cut_short_and_gone(on_sqlite: Living, tmp_path: Path) -> None:
+    server, root = on_sqlite.server, on_sqlite.folder / "bundles"
+    served = root / NAME / version_of(root)
+    shutil.copytree(served, tmp_path / "whole")
+    try:
+        with under_load(server, "served", seconds=scaled(3, 20)) as load:
+            halve(served)
+            time.sleep(1)
+            shutil.rmtree(served)
+    finally:
+        shutil.copytree(tmp_path / "whole", served, dirs_exist_ok=True)
+    held(load)
+    assert {answer["source"] for answer in load.said()} == {"model"}
+    assert {answer.status for answer in load.events} == {200}
+    assert server.process.poll() is None
 
 
 def test_clients_that_leave_are_not_computed_for(on_sqlite: Living) -> None:
