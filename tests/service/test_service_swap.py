@@ -122,6 +122,27 @@ async def test_a_damaged_bundle_is_refused_and_a_whole_one_taken_up_after_it(tmp
         assert (await run.client.get("/bundle")).json()["reason"] is None
 
 
+async def test_a_refused_version_whose_folder_is_repaired_is_taken_up_by_itself_and_not_before_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = (publish(tmp_path, n) for n in (1, 2))
+    activate(tmp_path, "movies", one)
+    items = tmp_path / "movies" / two / "items.safetensors"
+    whole = items.read_bytes()
+    async with serving(tmp_path) as run:
+        activate(tmp_path, "movies", two)
+        items.write_bytes(whole[:50])
+        while (await run.client.get("/bundle")).json()["reason"] is None:
+            await asyncio.sleep(0.02)
+        items.write_bytes(whole)
+        await asyncio.sleep(0.3)  # several looks later: RETRY_S is 30 s
+        assert await top(run) == "i1"
+        monkeypatch.setattr(following, "RETRY_S", 0.1)
+        await until_top(run, "i2", within=15)
+        told = (await run.client.get("/bundle")).json()
+        assert (told["bundle"], told["state"], told["reason"]) == (f"movies/{two}", "serving", None)
+
+
 async def test_the_admin_activates_and_rolls_back_and_every_replica_follows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
