@@ -29,16 +29,18 @@ def decide(
     *,
     cpus: int | None = None,
     cgroup: Path = Path("/sys/fs/cgroup"),
+    membership: Path = Path("/proc/self/cgroup"),
     environment: Mapping[str, str] = os.environ,
 ) -> Threads:
     """requested: 0 to decide here. cpus: those this process may run on (default: ask the system).
+    cgroup: where cgroups are mounted. membership: says which of them is this process'.
 
     One CPU is left to the event loop, which else waits for the model and the model for it: the products of one request
     are small, and OpenMP threads that share a core spin. A quota that is no whole number is rounded down: a thread that
     is throttled makes the others wait for it.
     """
     allowed = len(os.sched_getaffinity(0)) if cpus is None else cpus
-    quota = _quota(cgroup)
+    quota = _quota(cgroup, membership)
     if requested:
         count, reason = requested, f"{requested} torch threads: CONTREC_THREADS says so"
     elif quota is not None and quota < allowed:
@@ -64,16 +66,41 @@ def apply(count: int) -> None:
     faiss.omp_set_num_threads(1)
 
 
-def _quota(cgroup: Path) -> float | None:
-    """CPUs that the cgroup may use, or None without a limit. Reads version 2, then version 1."""
-    try:
-        limit, period = (cgroup / "cpu.max").read_text().split()
-        return None if limit == "max" else int(limit) / int(period)
-    except (OSError, ValueError):
-        pass
+def _quota(cgroup: Path, membership: Path) -> float | None:
+    """CPUs that the cgroup may use, or None without a limit. Reads version 2, then version 1.
+
+    In version 2 the quota of every cgroup above holds as well: the smallest counts.
+    """
+    limits = [limit for folder in _lineage(cgroup, membership) if (limit := _quota_of(folder)) is not None]
+    if limits:
+        return min(limits)
     try:
         limit_us = int((cgroup / "cpu" / "cpu.cfs_quota_us").read_text())
         period_us = int((cgroup / "cpu" / "cpu.cfs_period_us").read_text())
         return None if limit_us <= 0 or period_us <= 0 else limit_us / period_us
+    except (OSError, ValueError):
+        return None
+
+
+def _lineage(cgroup: Path, membership: Path) -> list[Path]:
+    """The folder of this process' cgroup of version 2, and those above it up to the root of the mount.
+
+    In a container the root alone is mounted mostly, and is this cgroup; one that systemd gave a quota lies below it.
+    """
+    try:
+        lines = membership.read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    path = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
+    # Dots lead out of the mount: the cgroup is not below what we see of it.
+    own = cgroup if ".." in Path(path).parts else cgroup / path
+    return [own, *(folder for folder in own.parents if folder.is_relative_to(cgroup))]
+
+
+def _quota_of(folder: Path) -> float | None:
+    """Of this folder alone; None without a limit, and where there is no such folder."""
+    try:
+        limit, period = (folder / "cpu.max").read_text().split()
+        return None if limit == "max" else int(limit) / int(period)
     except (OSError, ValueError):
         return None

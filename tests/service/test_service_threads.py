@@ -42,6 +42,39 @@ def test_version_2_of_the_cgroup(tmp_path: Path, text: str, count: int) -> None:
     assert ("quota is" in decision.reason) == (count < 63)
 
 
+@pytest.mark.parametrize(
+    ("member", "quotas", "count"),
+    [
+        ("0::/system.slice/contrec.service", {"system.slice/contrec.service": "300000 100000"}, 2),
+        ("0::/a/b", {"a/b": "max 100000", "a": "400000 100000"}, 3),
+        ("0::/a/b", {"a/b": "500000 100000", "a": "300000 100000"}, 2),
+        ("0::/a/b", {"a/b": "300000 100000", "a": "500000 100000", "": "600000 100000"}, 2),
+        ("4:memory:/z\n0::/a", {"a": "400000 100000", "z": "200000 100000"}, 3),
+        ("0::/", {"": "400000 100000", "a": "200000 100000"}, 3),
+        ("0::/docker/not-mounted-here", {"": "400000 100000"}, 3),
+        ("0::/../beside", {"": "400000 100000"}, 3),
+        ("", {"": "400000 100000"}, 3),
+        ("0::/a", {"a": "max 100000"}, 63),
+    ],
+)
+def test_the_smallest_quota_from_our_cgroup_upwards_counts(
+    tmp_path: Path, member: str, quotas: dict[str, str], count: int
+) -> None:
+    root, membership = tmp_path / "cgroup", tmp_path / "membership"
+    membership.write_text(f"{member}\n")
+    for name, text in {**quotas, "../beside": "200000 100000"}.items():
+        (root / name).mkdir(parents=True, exist_ok=True)
+        version_2(root / name, text)
+    assert decide(cpus=64, cgroup=root, membership=membership, environment={}).count == count
+
+
+def test_without_a_membership_the_root_counts(tmp_path: Path) -> None:
+    decision = decide(
+        cpus=64, cgroup=version_2(tmp_path, "400000 100000"), membership=tmp_path / "none", environment={}
+    )
+    assert decision.count == 3
+
+
 @pytest.mark.parametrize(("quota", "count"), [(300_000, 2), (-1, 7), (0, 7)])
 def test_version_1_of_the_cgroup(tmp_path: Path, quota: int, count: int) -> None:
     assert decide(cpus=8, cgroup=version_1(tmp_path, quota, 100_000), environment={}).count == count
