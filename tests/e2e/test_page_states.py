@@ -90,6 +90,23 @@ def test_too_many_requests_are_asked_again_later(serve: Serve, counts: dict[str,
     tab.page.locator("#notice").wait_for(state="hidden")
 
 
+def test_a_walk_that_the_model_cannot_answer_is_asked_again_and_the_list_stands(
+    serve: Serve, counts: dict[str, str], open_tab: Open
+) -> None:
+    tab = open_tab(serve(**counts).address)
+    tab.answered("10 recommendations")
+
+    def refused(route: Route) -> None:
+        error = {"code": "model_unavailable", "message": "the model did not answer"}
+        route.fulfill(status=503, headers={"Retry-After": "1"}, json={"error": error})
+
+    tab.page.route("**/page/trace", refused, times=1)
+    tab.pick("Film 0")
+    notice(tab, "The model does not answer. Asking again in 1 s.")
+    tab.answered("10 recommendations for this history")
+    tab.page.locator("#notice").wait_for(state="hidden")
+
+
 def test_without_a_bundle(serve: Serve, open_tab: Open) -> None:
     address = serve(CONTREC_BUNDLES="nowhere").address
     events = [{"event_id": str(n), "user_id": f"u{n}", "item_id": "<b>i</b>"} for n in range(3)]
