@@ -89,7 +89,7 @@ class Following:
 
     async def _look(self) -> None:
         wanted = await self._wanted()
-        if wanted is None or wanted.version == self._bundles.version:
+        if wanted is None or (wanted.version == self._bundles.version and self._bundles.reason is None):
             return
         if wanted.version == self._bundles.refused and time.monotonic() - self._tried < RETRY_S:
             return

@@ -143,6 +143,28 @@ async def test_a_refused_version_whose_folder_is_repaired_is_taken_up_by_itself_
         assert (told["bundle"], told["state"], told["reason"]) == (f"movies/{two}", "serving", None)
 
 
+async def test_a_reason_is_said_as_long_as_it_holds(tmp_path: Path) -> None:
+    one, two = publish(tmp_path, 1), publish(tmp_path, 2)
+    activate(tmp_path, "movies", one)
+    async with serving(tmp_path) as run:
+
+        async def until_reason(said: bool) -> None:
+            while ((await run.client.get("/bundle")).json()["reason"] is not None) is not said:
+                await asyncio.sleep(0.02)
+
+        served, aside = tmp_path / "movies" / one, tmp_path / "aside"
+        served.rename(aside)
+        await until_reason(True)
+        aside.rename(served)
+        await until_reason(False)
+        activate(tmp_path, "movies", two)
+        (tmp_path / "movies" / two / "items.safetensors").unlink()
+        await until_reason(True)
+        rollback(tmp_path, "movies")
+        await until_reason(False)
+        assert await top(run) == "i1"
+
+
 async def test_the_admin_activates_and_rolls_back_and_every_replica_follows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
