@@ -113,7 +113,7 @@ class Metrics:
         )
         self.catalogue_version = Gauge(
             "contrec_catalogue_version",
-            "Version of the overlay of items that this replica has taken up.",
+            "Newest change of an item that this replica has taken up, in unix milliseconds.",
             registry=self.registry,
         )
         self.overlay_items = Gauge(

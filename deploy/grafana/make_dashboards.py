@@ -93,7 +93,7 @@ OPERATIONS: dict[str, tuple[Panel, ...]] = {
     "Bundles": (
         Panel("What each replica serves", "short", (("max by (instance, bundle) (contrec_bundle_info)", "{{instance}} {{bundle}}"),), "Two bundles side by side for long means that a replica did not follow.", width=12),
         Panel("Bundles loaded and refused", "short", (("sum by (outcome) (increase(contrec_bundle_loads_total[$__range]))", "{{outcome}}"),), "Over the time shown.", "stat", 6),
-        Panel("Changes of items taken up", "short", (("max by (instance) (contrec_catalogue_version)", "{{instance}}"),), "The version of the items' overlay in each replica: they part for a second at most.", width=6),
+        Panel("Changes of items taken up", "dateTimeAsIso", (("max by (instance) (contrec_catalogue_version)", "{{instance}}"),), "When the newest change of an item that each replica knows was made, 1970 while there is none: they part for a second at most.", width=6),
     ),
     "Saturation": (
         Panel("CPU", "percentunit", (('rate(process_cpu_seconds_total{job="contrec"}[$__rate_interval])', "{{instance}}"),), "1 is one core, busy all the time."),
