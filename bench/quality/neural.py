@@ -11,11 +11,13 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
 from bench.quality import cells
 from bench.quality.models import Ask, Fitted, added, row
@@ -31,7 +33,7 @@ from training.recipe import load_recipe
 from training.recipes.continuous import TextHalfPart
 from training.run import Run
 from training.signals import item_signals
-from training.stages.transitions import fit_transitions
+from training.stages.transitions import choose_weight, fit_transitions
 from training.systems.continuous import fit_words
 from training.train import train
 
@@ -41,8 +43,7 @@ def contrec_bundle(ask: Ask, recipe: str = "contrec", overrides: Sequence[str] =
     own = ["text_half.epochs=0"] if recipe == "deftrec" else []  # it has no text half, whatever the set wants of one
     overrides = [*ask.set.overrides, *own, *tuned(ask.set_name, "contrec"), *overrides]
     # A recipe that has changed since is another bundle.
-    said = load_recipe(recipe, "small", overrides).model_dump_json()
-    name = f"{recipe}-{hashlib.sha256(said.encode()).hexdigest()[:10]}-{ask.seed}"
+    name = f"{recipe}-{_hashed(load_recipe(recipe, 'small', overrides))}-{ask.seed}"
     root, note = ask.folder / "bundles", ask.folder / "bundles" / f"{name}.json"
     if not note.exists():
         commit = cells.commit()
@@ -94,6 +95,9 @@ def halves(recommender: Recommender) -> tuple[ContinuousRecommender, ContinuousR
     return recommender, None
 
 
+VALIDATION_USERS = 6000
+"""As the recipes have it: weights of ensembles are chosen on as many as ours are."""
+
 UNSEEN = ("trunk.exclude_seen=true",)
 """What ContRec's trunks are trained with, and SASRec as it is known is not."""
 
@@ -101,18 +105,20 @@ UNSEEN = ("trunk.exclude_seen=true",)
 @row("sasrec-ce", "baselines", seeds=3)
 def sasrec_ce(ask: Ask) -> Fitted:
     """A causal transformer over free item vectors, full catalogue softmax, every position (SASRec as it should be)."""
-    recommender, seconds, configuration = _sasrec(ask)
-    return Fitted.of(recommender, parameters(recommender), configuration, seconds=seconds)
+    return _alone(*_sasrec(ask))
 
 
 @row("sasrec-ce-unseen", "baselines", seeds=3)
 def sasrec_ce_unseen(ask: Ask) -> Fitted:
     """The same with ContRec's softmax, which leaves out what the user has met."""
-    recommender, seconds, configuration = _sasrec(ask, UNSEEN)
-    return Fitted.of(recommender, parameters(recommender), configuration, seconds=seconds)
+    return _alone(*_sasrec(ask, UNSEEN))
 
 
-def _sasrec(ask: Ask, more: tuple[str, ...] = ()) -> tuple[ContinuousRecommender, float, dict[str, Any]]:
+def _alone(recommender: ContinuousRecommender, expert: Expert, configuration: dict[str, Any]) -> Fitted:
+    return Fitted.of(recommender, parameters(recommender), configuration, seconds=expert.seconds, commit=expert.commit)
+
+
+def _sasrec(ask: Ask, more: tuple[str, ...] = ()) -> tuple[ContinuousRecommender, Expert, dict[str, Any]]:
     own = (*tuned(ask.set_name, "sasrec-ce"), *more)
     overrides = (*ask.set.overrides, *own)
 
@@ -120,26 +126,52 @@ def _sasrec(ask: Ask, more: tuple[str, ...] = ()) -> tuple[ContinuousRecommender
         fitted, recipe = fit_sasrec(ask, overrides, progress=told, checkpoint=checkpoint)
         return fitted.recommender(ask.prepared, recipe.trunk.max_profile)
 
-    recommender, seconds = _kept(ask.folder / "sasrec-ce" / "-".join([str(ask.seed), *own]), fit)
-    return recommender, seconds, {"trunk": sasrec_recipe(overrides).trunk.model_dump(mode="json")}
+    trunk = sasrec_recipe(overrides).trunk
+    recommender, expert = _kept(ask.folder / "sasrec-ce", ask.seed, [trunk], fit)
+    return recommender, expert, {"trunk": trunk.model_dump(mode="json")}
 
 
-def _kept(folder: Path, fit: Callable[[Path], ContinuousRecommender]) -> tuple[ContinuousRecommender, float]:
-    """What `fit`, given a file for its checkpoint, makes, and its seconds: fitted once, then read from the folder."""
-    model, seconds = folder / "model", folder / "seconds.json"
-    if not seconds.exists():
-        started = time.perf_counter()
+@dataclass(frozen=True, slots=True)
+class Expert:
+    """What a cell says of a model that it shares with others: its seconds, and the commit of the code that fitted it.
+    name: of its recipe and seed, where it is kept."""
+
+    name: str
+    seconds: float
+    commit: str | None
+
+    @property
+    def said(self) -> dict[str, str | None]:
+        return {"name": self.name, "commit": self.commit}
+
+
+def _kept(
+    folder: Path, seed: int, parts: Sequence[BaseModel], fit: Callable[[Path], ContinuousRecommender]
+) -> tuple[ContinuousRecommender, Expert]:
+    """What `fit`, given a file for its checkpoint, makes: fitted once, then read from the folder. parts: all of the
+    recipe that it is made by, so that another recipe makes another model."""
+    name = f"{_hashed(*parts)}-{seed}"
+    model, note = folder / name / "model", folder / name / "fitted.json"
+    if not note.exists():
+        started, commit = time.perf_counter(), cells.commit()
         model.mkdir(parents=True, exist_ok=True)
-        fit(folder / "trunk.safetensors").save(model)
-        seconds.write_text(json.dumps(time.perf_counter() - started), encoding="utf-8")
-    return ContinuousRecommender.load(model), json.loads(seconds.read_text(encoding="utf-8"))
+        fit(folder / name / "trunk.safetensors").save(model)
+        seconds = time.perf_counter() - started
+        note.write_text(json.dumps({"seconds": seconds, "commit": commit}), encoding="utf-8")
+    known = json.loads(note.read_text(encoding="utf-8"))
+    return ContinuousRecommender.load(model), Expert(name, known["seconds"], known["commit"])
+
+
+def _hashed(*parts: BaseModel) -> str:
+    """Ten digits that differ where any setting does."""
+    return hashlib.sha256("".join(part.model_dump_json() for part in parts).encode()).hexdigest()[:10]
 
 
 @row("text-only", "baselines", seeds=1)
 def text_only(ask: Ask) -> Fitted:
     """A trunk over what the items say and nothing else: ContRec's text half, where that has no vector an item."""
-    words, seconds = _words(ask, *(["text_half.residual=false"] if _text_half(ask).residual else []))
-    return Fitted.of(words, parameters(words), {"text_encoder": _encoder(ask)}, seconds=seconds)
+    words, expert = _words(ask, *(["text_half.residual=false"] if _text_half(ask).residual else []))
+    return _alone(words, expert, {"text_encoder": _encoder(ask)})
 
 
 @row("id-text-ensemble", "baselines", seeds=3)
@@ -155,15 +187,15 @@ def id_text_ensemble_unseen(ask: Ask) -> Fitted:
 
 
 def _two_experts(ask: Ask, more: tuple[str, ...] = ()) -> Fitted:
-    recommender, seconds, _ = _sasrec(ask, more)
-    words, its_seconds = _words(ask)
+    recommender, expert, _ = _sasrec(ask, more)
+    words, other = _words(ask)
     first, second = recommender_scorer(recommender), recommender_scorer(words)
     weight, tried = _chosen(first, second, _text_half(ask).weights, ask)
     return Fitted(
         added(first, second, weight),
         parameters(recommender) + parameters(words),
-        {"weight": weight, "tried": tried, "text_encoder": _encoder(ask)},
-        seconds + its_seconds,
+        {"weight": weight, "tried": tried, "text_encoder": _encoder(ask), "experts": [expert.said, other.said]},
+        expert.seconds + other.seconds,
     )
 
 
@@ -211,7 +243,9 @@ def _chosen(first: Scorer, second: Scorer, weights: Sequence[float], ask: Ask) -
     """The best weight of the second by validation NDCG@10, and what each reached."""
     known = remembered(first), remembered(second)
     tried = {
-        weight: evaluate(added(*known, weight), ask.prepared, "validation", users=6000, seed=ask.seed).ndcg(10)
+        weight: evaluate(added(*known, weight), ask.prepared, "validation", users=VALIDATION_USERS, seed=ask.seed).ndcg(
+            10
+        )
         for weight in weights
     }
     return max(tried, key=lambda weight: tried[weight]), tried
@@ -275,10 +309,15 @@ def part_of(recommender: Recommender, report: dict[str, Any], configuration: dic
 
 @row("contrec-without-text", "parts of contrec", seeds=1)
 def contrec_without_text(ask: Ask) -> Fitted:
-    """The behaviour half with whatever mixture validation chose."""
+    """The behaviour half with whatever mixture validation chose, and transitions with a weight that suits it."""
     path, report = contrec_bundle(ask)
     mine, _ = halves(load_recommender(path))
-    return part_of(mine, report, {"lambda": mine.mixture.weight})
+    part = trunk_recipe(ask.set.overrides).transitions
+    table = fit_transitions(ask.prepared, part.keep, window=part.window, decay=part.decay)
+    weight, tried, _ = choose_weight(mine, table, ask.prepared, part, users=VALIDATION_USERS, seed=ask.seed)
+    whole = WithTransitions(mine, table, weight, part.floor) if weight else mine
+    configuration = {"lambda": mine.mixture.weight, "transitions": weight, "tried": tried}
+    return part_of(whole, report, configuration)
 
 
 def remembered(scorer: Scorer) -> Scorer:
@@ -299,13 +338,13 @@ def _text_half(ask: Ask) -> TextHalfPart:
     return trunk_recipe(ask.set.overrides).text_half
 
 
-def _words(ask: Ask, *overrides: str) -> tuple[ContinuousRecommender, float]:
-    """ContRec's text half, and its seconds. It is fitted where it is asked for with overrides, and again where
-    validation left it out of the bundle: same code, same seed, same weights."""
+def _words(ask: Ask, *overrides: str) -> tuple[ContinuousRecommender, Expert]:
+    """ContRec's text half. It is fitted where it is asked for with overrides, and again where validation left it out of
+    the bundle: same code, same seed, same weights."""
     path, report = contrec_bundle(ask)
     _, words = halves(load_recommender(path))
     if words is not None and not overrides:
-        return words, seconds_of(report, "signals", "text_half")
+        return words, Expert(path.parent.name, seconds_of(report, "signals", "text_half"), report["commit"])
     recipe = trunk_recipe([*ask.set.overrides, *tuned(ask.set_name, "contrec"), *overrides])
 
     def fit(checkpoint: Path) -> ContinuousRecommender:
@@ -313,7 +352,7 @@ def _words(ask: Ask, *overrides: str) -> tuple[ContinuousRecommender, float]:
         signals = item_signals(recipe.signals, run)
         return fit_words(recipe, run, signals.texts, signals.encoder, checkpoint)[0]
 
-    return _kept(ask.folder / "words" / "-".join([str(ask.seed), *overrides]), fit)
+    return _kept(ask.folder / "words", ask.seed, [recipe.signals, recipe.text_half, recipe.trunk], fit)
 
 
 def _encoder(ask: Ask) -> str:

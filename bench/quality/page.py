@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from xml.sax.saxutils import escape
@@ -86,7 +86,35 @@ def tables(models: dict[str, list[Cell]]) -> list[str]:
             first = {ALONE: models[ALONE]} if ALONE in models else {}
             parts.append(f"### {title}\n\n{common}\n\n{table(first | rows, models, (ALONE,))}")
             parts.extend(_surely(rows, models, name))
+    parts.extend(_at_the_edge(models))
     return [part + "\n" for part in parts]
+
+
+def _at_the_edge(models: Mapping[str, Sequence[Cell]]) -> list[str]:
+    """Names the rows of which a weight could not be chosen any greater: they may be worth more than they show."""
+    found = [model for model, cells in models.items() if any(map(at_the_edge, cells))]
+    if not found:
+        return []
+    return [f"A weight at the edge of what was tried, so that a greater one may be better: {', '.join(found)}."]
+
+
+def at_the_edge(cell: Cell) -> bool:
+    """Whether a weight that validation chose is the greatest of several that were tried."""
+    return any(len(tried) > 1 and weight == max(map(float, tried)) for weight, tried in _choices(cell))
+
+
+def _choices(cell: Cell) -> Iterator[tuple[float, Mapping[str, float]]]:
+    """The weights of experts that validation chose for a cell, and what each that was tried reached."""
+    own = cell.configuration
+    if "weight" in own:  # an ensemble
+        yield own["weight"], own["tried"]
+        if "transitions" in own:
+            yield own["transitions"]["weight"], own["transitions"]["tried"]
+    elif "transitions" in own and "tried" in own:
+        yield own["transitions"], own["tried"]
+    for weight, note in (("alpha", "text_half_fit"), ("transitions", "transitions_fit")):
+        if note in cell.notes:
+            yield own[weight], cell.notes[note]["tried"]
 
 
 def _surely(rows: dict[str, list[Cell]], models: dict[str, list[Cell]], group: str) -> list[str]:

@@ -1,6 +1,7 @@
 """What supervising every position saves, beside one target a prompt, with the same trunk, in one run.
 
     .venv/bin/python bench/training/one_target.py prepared/ml-1m
+    .venv/bin/python bench/training/one_target.py prepared/ml-1m --set trunk.max_history=20    # as published
 
 Takes batches of the data's own windows. In both forms the trunk reads each window once, forward and backward; one
 form has every position of it as a target of the catalogue softmax, the other the last alone, as published code has.
@@ -31,8 +32,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--batches", type=int, default=15)
+    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="NAME=VALUE")
     given = parser.parse_args()
-    recipe = load_recipe("contrec", "small")
+    recipe = load_recipe("contrec", "small", given.overrides)
     assert isinstance(recipe, ContinuousRecipe)
     part = recipe.trunk
     prepared = Prepared.read(given.data)

@@ -25,6 +25,8 @@ from training.data.synthetic import Sizes
 from training.evaluate import Metrics
 from training.stages.transitions import fit_transitions
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 @pytest.fixture
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -112,6 +114,43 @@ def test_parts_and_ablations_stand_apart_against_the_trunk_alone(tmp_path: Path)
     assert "| -100.0 % (" in guards
     assert "| 4.2, 1.5 |" in guards
     assert "surely" not in guards
+
+
+@pytest.mark.parametrize(
+    ("configuration", "notes", "edge"),
+    [
+        ({}, {}, False),
+        ({"weight": 1.0, "tried": {"0.5": 0.1, "1.0": 0.2}}, {}, True),
+        ({"weight": 0.5, "tried": {"0.5": 0.2, "1.0": 0.1}}, {}, False),
+        (
+            {
+                "weight": 0.5,
+                "tried": {"0.5": 0.2, "1.0": 0.1},
+                "transitions": {"weight": 2, "tried": {"2": 0.3, "1": 0.2}},
+            },
+            {},
+            True,
+        ),
+        ({"alpha": 1.0, "transitions": 0.5}, {"text_half_fit": {"tried": {"0": 0.1, "1": 0.2}}}, True),
+        ({"alpha": 0.0, "transitions": 0.5}, {"text_half_fit": {"tried": {"0": 0.2, "1": 0.1}}}, False),
+        ({"alpha": 0.0, "transitions": 1.0}, {"transitions_fit": {"tried": {"0": 0.1, "1": 0.2}}}, True),
+        ({"lambda": 0.0, "transitions": 1.0, "tried": {"0": 0.1, "1": 0.2}}, {}, True),
+        ({"lambda": 0.0, "transitions": 0.0, "tried": {"0": 0.1}}, {}, False),
+    ],
+)
+def test_the_page_says_where_a_greater_weight_may_be_better(
+    tmp_path: Path, configuration: dict[str, Any], notes: dict[str, Any], edge: bool
+) -> None:
+    cell = replace(_cell("contrec", "1.2."), configuration=configuration, notes=notes)
+    assert page.at_the_edge(cell) is edge
+    page.write_page([cell, _cell("ease", "1...")], tmp_path, tmp_path)
+    assert ("may be better: contrec.\n" in (tmp_path / "table.md").read_text()) is edge
+
+
+def test_the_page_of_this_checkout_is_made_of_its_cells(tmp_path: Path) -> None:
+    page.write_page(cells.read_all(page.RESULTS), tmp_path)
+    for path in tmp_path.iterdir():
+        assert path.read_text() == (ROOT / page.FOLDER / path.name).read_text(), "python -m bench.quality page"
 
 
 def test_a_name_that_is_not_in_the_table_is_refused_before_anything_runs() -> None:
@@ -227,6 +266,30 @@ def test_a_bundle_of_another_recipe_is_not_taken_for_this_one(
     other, its = neural.contrec_bundle(changed, "contrec", short)
     assert other != path
     assert its["commit"] == "second"
+
+
+def test_a_shared_model_of_another_recipe_is_not_taken_for_this_one(
+    toy_set: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = models.Ask(sets.load("toy"), sets.SETS["toy"], "toy", 0)
+    first, expert, _ = neural._sasrec(ask)
+    assert expert.commit == cells.commit()
+    assert neural._sasrec(ask)[1] == expert
+    other = replace(sets.SETS["toy"], overrides=(*sets.SETS["toy"].overrides, "trunk.dropout=0.5"))
+    second, its, _ = neural._sasrec(replace(ask, set=other))
+    assert its.name != expert.name
+    assert not torch.equal(first.vectors, second.vectors)
+
+
+def test_without_text_is_the_behaviour_half_and_transitions(toy_set: None) -> None:
+    ask = models.Ask(sets.load("toy"), sets.SETS["toy"], "toy", 0)
+    mine, _ = neural.halves(load_recommender(neural.contrec_bundle(ask)[0]))
+    fitted = models.MODELS["contrec-without-text"].fit(ask)
+    tried = fitted.configuration["tried"]
+    assert fitted.configuration["transitions"] == float(max(tried, key=lambda weight: tried[weight])) > 0
+    whole = fitted.recommender
+    assert isinstance(whole, WithTransitions)
+    assert whole.base.vectors.equal(mine.vectors)
 
 
 @pytest.mark.parametrize("seen", [True, False])
