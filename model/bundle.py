@@ -316,7 +316,7 @@ def activate(root: Path, name: str, version: str) -> Path:
     """Makes a version the active one, after verifying it. Returns its path. Raises BundleError."""
     home, path = _home(root, name), path_of(root, name, version)
     verify(path)
-    _point(home, _after(_read_current(home), version))
+    _point(home, after(_read_current(home), version))
     return path
 
 
@@ -357,22 +357,22 @@ def rollback(root: Path, name: str) -> Path:
     if found is None or found.previous is None:
         raise BundleError(f"bundle {name!r} has no version to roll back to")
     verify(home / found.previous)
-    _point(home, _after(found, found.previous))
+    _point(home, after(found, found.previous))
     return home / found.previous
 
 
-def later_than(moved: float) -> float:
+def _later_than(moved: float) -> float:
     """Now, in unix seconds, and always after `moved`: clocks may be set back."""
     return max(time.time(), moved + 1e-3)
 
 
-def _after(before: Current | None, version: str) -> Current:
-    """What is said once `version` is active. Said again it is said later, and the one before stays."""
+def after(before: Current | None, version: str) -> Current:
+    """What is said from now on where `version` is active. Said again it is said later, and the one before stays."""
     if before is None:
-        return Current(version, later_than(0.0))
+        return Current(version, _later_than(0.0))
     if before.version == version:
-        return replace(before, moved=later_than(before.moved))
-    return Current(version, later_than(before.moved), before.version, before.moved)
+        return replace(before, moved=_later_than(before.moved))
+    return Current(version, _later_than(before.moved), before.version, before.moved)
 
 
 def _point(home: Path, current: Current) -> None:

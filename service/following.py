@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from model.bundle import BundleError, Current, Entry, current, later_than, list_bundles, set_current
+from model.bundle import BundleError, Current, Entry, after, current, list_bundles, set_current
 from service.bundles import Bundles
 from service.guard import Guard
 from service.stores.contract import Pointer, StoreUnavailable
@@ -105,17 +105,13 @@ class Following:
     async def _point(self, version: str) -> None:
         """Tells everyone. Where the store refuses, this replica stays with what it was told."""
         before = await self._wanted()
-        if before is None:
-            pointer = Pointer(version, None, later_than(0.0))
-        else:
-            previous = before.previous if before.version == version else before.version
-            pointer = Pointer(version, previous, later_than(before.moved))
+        said = after(None if before is None else Current(before.version, before.moved, before.previous), version)
+        pointer = Pointer(said.version, said.previous, said.moved)
         self._pointer = pointer
         kept = await self._guard.write("write_pointer", lambda store: store.write_pointer(self._name, pointer))
         self._pointer = kept
         if kept != pointer:
             return  # somebody moved it later
-        said = Current(version, pointer.moved, pointer.previous, 0.0 if before is None else before.moved)
         try:
             await asyncio.to_thread(set_current, self._root, self._name, said)
         except OSError as error:

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.quality.models import Ask, Fitted, row
+from bench.quality.tuning import validation_ndcg
 from model.catalogue import Rows
 from model.recommender import Floats
-from training.evaluate import evaluate
 from training.stages.lightgcn import fit_graph
 from training.train import reproducibly
 
@@ -55,7 +55,7 @@ class _Best:
             if epoch % EVERY:
                 return False
             now = InnerProduct(*embed())
-            found = evaluate(now, self.ask.prepared, "validation", users=6000, seed=self.ask.seed).ndcg(10)
+            found = validation_ndcg(now, self.ask)
             print(f"lightgcn {rate} {epoch}/{MOST} ndcg@10={found:.4f}", flush=True)  # noqa: T201
             if found > reached:
                 reached, at = found, epoch

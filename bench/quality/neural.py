@@ -21,16 +21,16 @@ from pydantic import BaseModel
 
 from bench.quality import cells
 from bench.quality.models import Ask, Fitted, added, row
-from bench.quality.tuning import fit_sasrec, sasrec_recipe, trunk_recipe, tuned
+from bench.quality.tuning import fit_sasrec, sasrec_recipe, trunk_recipe, tuned, validation_ndcg, validation_users
 from model import load_recommender
 from model.catalogue import Rows
 from model.continuous.hybrid import Hybrid
 from model.continuous.recommender import ContinuousRecommender
 from model.continuous.transitions import Transitions, WithTransitions
 from model.recommender import Floats, Recommender
-from training.evaluate import Scorer, evaluate, recommender_scorer
+from training.evaluate import Scorer, recommender_scorer
 from training.recipe import load_recipe
-from training.recipes.continuous import TextHalfPart
+from training.recipes.continuous import TextHalfPart, TransitionsPart
 from training.run import Run
 from training.signals import item_signals
 from training.stages.transitions import choose_weight, fit_transitions
@@ -94,9 +94,6 @@ def halves(recommender: Recommender) -> tuple[ContinuousRecommender, ContinuousR
     assert isinstance(recommender, ContinuousRecommender)
     return recommender, None
 
-
-VALIDATION_USERS = 6000
-"""As the recipes have it: weights of ensembles are chosen on as many as ours are."""
 
 UNSEEN = ("trunk.exclude_seen=true",)
 """What ContRec's trunks are trained with, and SASRec as it is known is not."""
@@ -212,8 +209,7 @@ def id_text_transition_ensemble_unseen(ask: Ask) -> Fitted:
 
 
 def _three_experts(ask: Ask, more: tuple[str, ...] = ()) -> Fitted:
-    fitted, part = _two_experts(ask, more), trunk_recipe(ask.set.overrides).transitions
-    table = fit_transitions(ask.prepared, part.keep, window=part.window, decay=part.decay)
+    fitted, (table, part) = _two_experts(ask, more), _counted(ask)
     expert = followed(table, part.floor)
     weight, tried = _chosen(fitted.scorer, expert, part.weights, ask)
     return Fitted(
@@ -223,6 +219,12 @@ def _three_experts(ask: Ask, more: tuple[str, ...] = ()) -> Fitted:
         fitted.seconds,
         fitted.notes,
     )
+
+
+def _counted(ask: Ask) -> tuple[Transitions, TransitionsPart]:
+    """ContRec's transitions, and what its recipe says of them."""
+    part = trunk_recipe(ask.set.overrides).transitions
+    return fit_transitions(ask.prepared, part.keep, window=part.window, decay=part.decay), part
 
 
 def followed(table: Transitions, floor: float) -> Scorer:
@@ -242,12 +244,7 @@ def followed(table: Transitions, floor: float) -> Scorer:
 def _chosen(first: Scorer, second: Scorer, weights: Sequence[float], ask: Ask) -> tuple[float, dict[float, float]]:
     """The best weight of the second by validation NDCG@10, and what each reached."""
     known = remembered(first), remembered(second)
-    tried = {
-        weight: evaluate(added(*known, weight), ask.prepared, "validation", users=VALIDATION_USERS, seed=ask.seed).ndcg(
-            10
-        )
-        for weight in weights
-    }
+    tried = {weight: validation_ndcg(added(*known, weight), ask) for weight in weights}
     return max(tried, key=lambda weight: tried[weight]), tried
 
 
@@ -312,9 +309,8 @@ def contrec_without_text(ask: Ask) -> Fitted:
     """The behaviour half with whatever mixture validation chose, and transitions with a weight that suits it."""
     path, report = contrec_bundle(ask)
     mine, _ = halves(load_recommender(path))
-    part = trunk_recipe(ask.set.overrides).transitions
-    table = fit_transitions(ask.prepared, part.keep, window=part.window, decay=part.decay)
-    weight, tried, _ = choose_weight(mine, table, ask.prepared, part, users=VALIDATION_USERS, seed=ask.seed)
+    table, part = _counted(ask)
+    weight, tried, _ = choose_weight(mine, table, ask.prepared, part, users=validation_users(ask), seed=ask.seed)
     whole = WithTransitions(mine, table, weight, part.floor) if weight else mine
     configuration = {"lambda": mine.mixture.weight, "transitions": weight, "tried": tried}
     return part_of(whole, report, configuration)

@@ -21,6 +21,7 @@ from bench.quality import cells
 from bench.quality.models import Ask
 from bench.quality.sets import SETS, load
 from model.continuous.space import TableSpace
+from training.evaluate import Scorer, evaluate
 from training.progress import Progress, silent
 from training.recipe import load_recipe
 from training.recipes.continuous import ContinuousRecipe
@@ -61,6 +62,16 @@ def sasrec_recipe(overrides: Sequence[str]) -> ContinuousRecipe:
     """The same for SASRec, which has no convolution and whose softmax is over all items, unless the overrides end with
     something else."""
     return trunk_recipe(["trunk.kernel=1", "trunk.exclude_seen=false", *overrides])
+
+
+def validation_users(ask: Ask) -> int:
+    """On how many ContRec chooses, and so every rival."""
+    return trunk_recipe(ask.set.overrides).trunk.validation_users
+
+
+def validation_ndcg(scorer: Scorer, ask: Ask) -> float:
+    """NDCG@10 of what is to be chosen among."""
+    return evaluate(scorer, ask.prepared, "validation", users=validation_users(ask), seed=ask.seed).ndcg(10)
 
 
 def fit_sasrec(

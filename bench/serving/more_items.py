@@ -15,9 +15,10 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench.serving.__main__ import uncached, warm
+from bench.serving.__main__ import uncached
 from bench.serving.load import open_loop, run
-from bench.serving.subject import fill_store, make_bundle, serving
+from bench.serving.machine import ROOT
+from bench.serving.two_commits import ready
 
 
 def main() -> None:
@@ -29,14 +30,8 @@ def main() -> None:
     given = parser.parse_args()
     medians: list[list[float]] = [[], []]
     with ExitStack() as stack:
-        servers = []
-        for items in given.items:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="contrec-bench-")))
-            store = f"sqlite:///{folder / 'bench.db'}"
-            fill_store(store, users=500, items=items)
-            bundles = make_bundle(folder, items=items, weight=0.0)
-            servers.append(stack.enter_context(serving(folder, bundles=bundles, store=store)))
-            warm(servers[-1])
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="contrec-bench-")))
+        servers = [ready(stack, ROOT, folder / str(n), items) for n, items in enumerate(given.items)]
         for _ in range(given.turns):
             for server, items, found in zip(servers, given.items, medians, strict=True):
                 asked = open_loop(server.host, server.port, uncached(items), rate=given.rate, seconds=given.seconds)

@@ -205,7 +205,7 @@ def test_lightgcn_is_chosen_by_validation(
     for name, value in (("MOST", 40), ("EVERY", 5), ("PATIENCE", 10)):
         monkeypatch.setattr(graph, name, value)
     looked: list[float] = []
-    measure = graph.evaluate
+    measure = tuning.evaluate
 
     def noted(*args: Any, **how: Any) -> Metrics:
         metrics = measure(*args, **how)
@@ -213,7 +213,7 @@ def test_lightgcn_is_chosen_by_validation(
         looked.append(metrics.ndcg(10))
         return metrics
 
-    monkeypatch.setattr(graph, "evaluate", noted)
+    monkeypatch.setattr(tuning, "evaluate", noted)
     for model in ("popularity", "lightgcn"):
         assert command.compute("toy", model, 0) == 0
     popularity, found = sorted(cells.read_all(results), key=lambda cell: cell.validation)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from service.stores import open_store
+from service.stores import open_store, schema
 from service.stores import sqlite as sqlite_store
 from service.stores.contract import (
     Appended,
@@ -226,7 +226,7 @@ async def test_another_schema_version_is_refused_with_both_numbers(tmp_path: Pat
 async def test_a_store_of_the_first_version_is_brought_up_with_everything_in_it(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     with sqlite3.connect(path) as db:  # as version 1 made it, with a dislike that it took for a view
-        db.executescript(sqlite_store._FIRST)
+        db.executescript(schema._FIRST)
         columns = f"INSERT INTO event ({sqlite_store._COLUMNS}) VALUES (?, 'ann', ?, ?, ?, ?, NULL)"
         told = [("e1", "a", "view", None, 1.0), ("e2", "b", "dislike", None, 2.0), ("e3", "c", "rating", 1.0, 3.0)]
         told += [("e4", "d", "view", None, 5.0), ("e5", "d", "dislike", None, 4.0)]
@@ -234,7 +234,7 @@ async def test_a_store_of_the_first_version_is_brought_up_with_everything_in_it(
         db.executemany(columns, told)
         db.executemany("INSERT INTO popularity VALUES (?, 1)", [("a",), ("b",), ("c",)])
         db.execute("INSERT INTO tokens VALUES ('ann', 'b/1', 3, x'00', 1e12)")
-        db.executescript(f"PRAGMA application_id = {sqlite_store._APPLICATION_ID}; PRAGMA user_version = 1;")
+        db.executescript(f"PRAGMA application_id = {schema._APPLICATION_ID}; PRAGMA user_version = 1;")
     db.close()
     one, other = await asyncio.gather(opened(path), opened(path))
     record = await one.read_user("ann", "b/1")

@@ -153,3 +153,26 @@ async def running(recommender: Recommender | None = None, **settings: Any) -> As
             if recommender is not None:
                 await run.service.bundles.adopt(recommender, NAME, "1")
             yield run
+
+
+NEW = {"title": "A new thing", "categories": ["odd", "fresh"], "text": "4.25"}  # where the circle looks after i3
+
+
+async def put(run: Running, item_id: str, **body: Any) -> dict[str, Any]:
+    """Says what an item is."""
+    answer = await run.client.put(f"/items/{item_id}", json=body)
+    assert answer.status_code == 200, answer.text
+    written: dict[str, Any] = answer.json()
+    return written
+
+
+async def withdraw(run: Running, item_id: str) -> None:
+    """Takes an item out of every answer."""
+    assert (await run.client.delete(f"/items/{item_id}")).status_code == 200
+
+
+async def listed(run: Running, path: str) -> list[str]:
+    """The items of an answer to a GET."""
+    answer = await run.client.get(path)
+    assert answer.status_code == 200, answer.text
+    return [item["item_id"] for item in answer.json()["items"]]
