@@ -6,7 +6,7 @@ client, so that the machine's moods hit both alike.
 What is compared is CPU time of the server's process for each answer and the median latency, phase by phase: the ratio
 of either in every turn, and the median of those. *constant* asks neither store nor model: what it differs by, nothing
 that recommends is to blame for. The earlier commit works in a worktree of its own, which is removed afterwards; it
-makes its own bundle, so that only what is asked must be alike.
+makes its own bundle and fills its own store, so that only what is asked must be alike.
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ from pathlib import Path
 from bench.serving.__main__ import USERS, cached, constant, mixed, uncached, warm
 from bench.serving.load import RequestOf, closed_loop, run
 from bench.serving.machine import ROOT
-from bench.serving.subject import Server, fill_store, serving
+from bench.serving.subject import Server, serving
 
 _MAKE = """
 import sys
 from pathlib import Path
-from bench.serving.subject import make_bundle
-print(make_bundle(Path(sys.argv[1]), items=int(sys.argv[2]), weight=0.0))
+from bench.serving.subject import fill_store, make_bundle
+folder, store, users, items = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+fill_store(store, users=users, items=items)
+print(make_bundle(folder, items=items, weight=0.0))
 """
 
 
@@ -58,16 +60,15 @@ def worktree(commit: str, folder: Path) -> Iterator[Path]:
 def ready(stack: ExitStack, root: Path, folder: Path, items: int) -> Server:
     """A warm server of the code in `root`, with a bundle and a store of its own in `folder`."""
     folder.mkdir()
+    store = f"sqlite:///{folder / 'bench.db'}"
     made = subprocess.run(
-        [sys.executable, "-c", _MAKE, str(folder), str(items)],
+        [sys.executable, "-c", _MAKE, str(folder), store, str(USERS), str(items)],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(root)},
         stdout=subprocess.PIPE,
         text=True,
         check=True,
     )
-    store = f"sqlite:///{folder / 'bench.db'}"
-    fill_store(store, users=USERS, items=items)
     server = stack.enter_context(serving(folder, root=root, bundles=made.stdout.strip(), store=store))
     warm(server)
     return server
