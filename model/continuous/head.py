@@ -167,11 +167,13 @@ def direction_loss(x0_hat: Tensor, x0: Tensor, t: Tensor) -> Tensor:
 
 
 def dispersive_loss(activation: Tensor, temperature: float = 0.5, rows: int = 1024) -> Tensor:
-    """log mean_ij exp(-||z_i - z_j||^2 / (D temperature)) of (B, D), i = j included; minimising it pushes apart.
+    """log mean_ij exp(-||u_i - u_j||^2 / temperature) of (B, D), u = z / ||z||, i = j included; to minimise.
 
-    InfoNCE form with squared L2 distance (arXiv 2506.09027, Table 1). At most `rows` rows enter: it is quadratic.
+    InfoNCE form with squared L2 distance (Wang and He 2025, arXiv 2506.09027, Table 1), of directions: whatever reads
+    the activation normalises it first, so of raw rows a larger scale alone would reach the floor and disperse nothing.
+    The squared distance is 2 - 2 cos whatever D is: 0 for one point, 2 for right angles, so the loss of many rows at
+    right angles is -2 / temperature. At most `rows` rows enter: it is quadratic.
     """
-    z = activation[:rows]
-    squares = z.square().sum(dim=1)
-    distance = (squares[:, None] + squares[None, :] - 2 * z @ z.T).clamp(min=0) / z.shape[1]
+    u = F.normalize(activation[:rows], dim=1)
+    distance = 2 - 2 * u @ u.T
     return torch.logsumexp((-distance / temperature).flatten(), dim=0) - math.log(distance.numel())
