@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from training.stages.head import MARGIN
 from training.stages.negatives import Disliked, centroids, margin_loss, pairwise_loss, preferdiff_loss
 
 
@@ -55,6 +56,15 @@ def test_the_margin_is_met_or_paid() -> None:
     x0 = F.normalize(_random(3, 8), dim=1)
     assert float(margin_loss(x0, x0, -x0, margin=2.0)) == 0.0
     torch.testing.assert_close(margin_loss(x0, -x0, x0, margin=1.0), torch.tensor(3.0))
+
+
+def test_the_margin_is_the_published_one_of_squared_distances() -> None:
+    """max(0, 2 + d_pos^2 - d_neg^2) of unit vectors is twice the hinge of cosines, paid and met in the same rows."""
+    found, wanted, unwanted = (F.normalize(_random(200, 3, seed=seed), dim=1) for seed in (6, 7, 8))
+    x, pos, neg = (rows.double().numpy() for rows in (found, wanted, unwanted))
+    hinges = np.maximum(0, 2 + ((x - pos) ** 2).sum(axis=1) - ((x - neg) ** 2).sum(axis=1))
+    assert 20 < (hinges == 0).sum() < 180
+    np.testing.assert_allclose(2 * float(margin_loss(found, wanted, unwanted, MARGIN)), hinges.mean(), rtol=1e-5)
 
 
 def test_preferdiff_rewards_the_better_denoised_positive() -> None:

@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from training.recipes.continuous import HeadPart, TrunkPart
 
 LOSSES = ("loss", "direction", "dispersive", "negative")
-MARGIN = 0.5  # of cosines, which is what the published flag `margin = 2` is in squared distances of unit vectors / 4
+# Of cosines. The published flag is `margin = 2` (literature.md 1.2), read as a hinge on squared distances; of unit
+# vectors d^2 = 2 - 2 cos, so max(0, 2 + d_pos^2 - d_neg^2) = 2 max(0, 1 - cos_pos + cos_neg).
+MARGIN = 1.0
 GAMMA = 5.0  # PreferDiff's, for all of its data sets
 
 
