@@ -4,8 +4,9 @@
 
 The sets of the table have no ratings for most events. Here ratings below 3 are set aside as what was met and disliked,
 as published (`contrec data prepare --threshold 3`). One trunk a seed; a head for each form on it, asked at half weight.
-Beside NDCG@10 of the test: how much likelier the target is than a disliked item of the same user, the mean of
-log p(target) - log p(disliked), which is what the forms are about. Kept as bench/quality/results/negatives.json.
+Beside NDCG@10 of the test: how much likelier the target is than an item that the same user disliked later than all
+training, the mean of log p(target) - log p(disliked). Training pushes away what was disliked in its own time; asked is
+whether it learnt from that what else is disliked. Kept as bench/quality/results/negatives.json.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def main() -> None:
     report = {
         "forms": found,
         "users": len(prepared.evaluation("test")),
-        "disliked": len(prepared.train_negatives()[1]),
+        "disliked": {"in training": len(prepared.train_negatives()[1]), "asked": len(prepared.later_negatives()[1])},
     }
     cells.keep("negatives", report, "python -m bench.quality.negatives " + " ".join(sys.argv[1:]))
 
@@ -90,8 +91,11 @@ def _asked(recommender: ContinuousRecommender, prepared: Prepared) -> dict[str, 
 
 
 def above_the_disliked(recommender: Recommender, prepared: Prepared) -> float:
-    """Mean of log p(target) - log p(disliked) over the disliked items of each user of the test, then over users."""
-    offsets, items = prepared.train_negatives()
+    """Mean of log p(target) - log p(disliked) over what each user of the test disliked after training, then over users.
+
+    NaN where nobody did.
+    """
+    offsets, items = prepared.later_negatives()
     asked = prepared.evaluation("test")
     leads = []
     for user, history, target in zip(asked.users, asked.histories, asked.targets, strict=True):

@@ -18,7 +18,7 @@ from tests.bench.test_quality_table import results, toy_set
 from tests.contracts.recommender_contract import HISTORIES
 from tests.model.fitted import fitted, toy_prepared
 from training.baselines import Popularity
-from training.data.prepared import Negatives
+from training.data.prepared import TEST, TRAIN, VALIDATION, Negatives
 from training.evaluate import evaluate, recommender_scorer
 from training.stages.transitions import fit_transitions
 
@@ -89,10 +89,13 @@ def test_how_far_targets_are_above_what_was_disliked_is_a_mean_of_users() -> Non
     ]
     one, two = asked.users[:2].tolist()
     disliked = {one: unmet[one][:2], two: unmet[two][-1:]}  # the others dislike nothing, and do not count
-    offsets = np.cumsum([0, *(len(disliked.get(user, ())) for user in range(len(prepared.users)))])
-    rows = np.concatenate(list(disliked.values())).astype(np.int32)
+    trained_on = unmet[two][:3]  # nor does what the forms were trained to push away
+    per_user = {one: disliked[one], two: np.concatenate([trained_on, disliked[two]])}
+    offsets = np.cumsum([0, *(len(per_user.get(user, ())) for user in range(len(prepared.users)))])
+    rows = np.concatenate(list(per_user.values())).astype(np.int32)
     times, values = np.zeros(len(rows), dtype=np.int64), np.full(len(rows), np.nan, dtype=np.float32)
-    told = Negatives(offsets.astype(np.int64), rows, times, values, np.zeros(len(rows), dtype=np.int8))
+    split = np.array([VALIDATION, TEST, *[TRAIN] * 3, TEST], dtype=np.int8)
+    told = Negatives(offsets.astype(np.int64), rows, times, values, split)
     popular = Popular(prepared.catalogue, np.arange(len(prepared.catalogue)) ** 2)
     target = dict(zip(asked.users.tolist(), (asked.targets.astype(float) ** 2).tolist(), strict=True))
     expected = np.mean([target[user] - np.mean(rows.astype(float) ** 2) for user, rows in disliked.items()])

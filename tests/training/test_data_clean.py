@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from model.catalogue import Catalogue, Item
 from training.data.clean import Cleaning, clean
 from training.data.prepare import prepare
 from training.data.prepared import TEST, TRAIN, VALIDATION, DataError, Negatives, Prepared
@@ -148,6 +149,8 @@ def test_low_ratings_and_dislikes_are_true_negatives_of_the_part_they_lie_in(bri
     np.testing.assert_array_equal(negatives.values, np.array([2, np.nan, 1, 1], dtype=np.float32))
     offsets, items = prepared.train_negatives()
     assert (offsets.tolist(), prepared.catalogue.ids(items)) == ([0, 2], ["bad", "hated"])
+    offsets, items = prepared.later_negatives()
+    assert (offsets.tolist(), prepared.catalogue.ids(items)) == ([0, 2], ["worse", "worst"])
     facts = prepared.facts
     assert (facts["counts"]["negatives"], facts["counts"]["train_negatives"]) == (4, 2)
     assert facts["cleaning"]["true_negatives"] == 5
@@ -173,10 +176,35 @@ def test_a_negative_that_the_user_also_trains_on_is_no_train_negative(bring):
     assert (offsets.tolist(), prepared.catalogue.ids(items)) == ([0, 1, 2], ["d", "b"])
 
 
+def test_a_later_negative_is_one_that_training_and_the_user_said_nothing_else_about():
+    """u meets 0..3 (3 is the test's target), v meets 0..2."""
+    negatives = Negatives(
+        np.array([0, 6, 8], dtype=np.int64),
+        np.array([4, 5, 5, 3, 0, 6, 4, 3], dtype=np.int32),
+        np.arange(8, dtype=np.int64),
+        np.full(8, np.nan, dtype=np.float32),
+        np.array([TRAIN, TRAIN, VALIDATION, VALIDATION, TEST, TEST, VALIDATION, TEST], dtype=np.int8),
+    )
+    prepared = Prepared(
+        Catalogue(Item(f"i{n}", f"I{n}") for n in range(7)),
+        ("u", "v"),
+        np.array([0, 4, 7], dtype=np.int64),
+        np.array([0, 1, 2, 3, 0, 1, 2], dtype=np.int32),
+        np.arange(7, dtype=np.int64),
+        np.full(7, np.nan, dtype=np.float32),
+        np.array([TRAIN, TRAIN, VALIDATION, TEST, TRAIN, VALIDATION, TEST], dtype=np.int8),
+        negatives=negatives,
+    )
+    offsets, items = prepared.later_negatives()
+    # Of u's: 5 was disliked in training as well, 3 and 0 are liked. v's are their own.
+    assert (offsets.tolist(), items.tolist()) == ([0, 1, 3], [6, 4, 3])
+
+
 def test_negatives_of_items_that_nobody_describes_or_likes_are_left_out(bring):
     prepared = bring("u,a,1,5,", "u,b,2,5,", "u,unknown,2,1,", threshold=3)
     assert prepared.negatives is None
     assert prepared.train_negatives()[0].tolist() == [0, 0]
+    assert prepared.later_negatives()[0].tolist() == [0, 0]
     assert [item.item_id for item in prepared.catalogue] == ["a", "b"]
 
 

@@ -156,9 +156,7 @@ class Prepared:
 
     def train_histories(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """(offsets (U + 1,), items) of the training events alone: what everything fitted may see."""
-        kept = self.split == TRAIN
-        before = np.concatenate([[0], np.cumsum(kept)])
-        return before[self.offsets].astype(np.int64), self.items[kept]
+        return _kept(self.offsets, self.items, self.split == TRAIN)
 
     def train_negatives(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """(offsets (U + 1,), items): what each user did not like in the training period, oldest first.
@@ -166,15 +164,33 @@ class Prepared:
         An item that the user also has a training event with is left out: they changed their mind, or it is a rating
         among many, and one item cannot be wanted and unwanted at once.
         """
-        negatives, size = self.negatives, len(self.catalogue)
-        if negatives is None:
+        return self._disliked((TRAIN,), liked=(TRAIN,))
+
+    def later_negatives(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """(offsets (U + 1,), items): what each user did not like in the time of validation and test, oldest first.
+
+        For asking afterwards, never for fitting. An item that the user has any event with is left out, as above, and
+        one that they had disliked in the training period: what is fitted may know that.
+        """
+        offsets, items = self._disliked((VALIDATION, TEST), liked=(TRAIN, VALIDATION, TEST))
+        again = np.isin(self._pairs(offsets, items), self._pairs(*self.train_negatives()))
+        return _kept(offsets, items, ~again)
+
+    def _disliked(
+        self, parts: tuple[int, ...], *, liked: tuple[int, ...]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """Negatives of some parts, without what the user has an event with in the parts `liked`."""
+        if self.negatives is None:
             return np.zeros(len(self.users) + 1, dtype=np.int64), np.zeros(0, dtype=np.int32)
-        offsets, items = self.train_histories()
-        liked = np.repeat(np.arange(len(self.users)), np.diff(offsets)) * size + items
-        disliked = np.repeat(np.arange(len(self.users)), np.diff(negatives.offsets)) * size + negatives.items
-        kept = (negatives.split == TRAIN) & ~np.isin(disliked, liked)
-        before = np.concatenate([[0], np.cumsum(kept)])
-        return before[negatives.offsets].astype(np.int64), negatives.items[kept]
+        offsets, items = self.negatives.offsets, self.negatives.items
+        events = self._pairs(*_kept(self.offsets, self.items, np.isin(self.split, liked)))
+        wanted = np.isin(self._pairs(offsets, items), events)
+        return _kept(offsets, items, np.isin(self.negatives.split, parts) & ~wanted)
+
+    def _pairs(self, offsets: NDArray[np.int64], items: NDArray[np.int32]) -> NDArray[np.int64]:
+        """One number for each user and item."""
+        owners: NDArray[np.int64] = np.repeat(np.arange(len(self.users)), np.diff(offsets))
+        return owners * len(self.catalogue) + items
 
     def evaluation(self, part: Part) -> EvaluationSet:
         """Users, histories and targets of a part, in user order."""
@@ -238,6 +254,14 @@ class Prepared:
         if prepared.fingerprint != fingerprint:
             raise DataError(f"{folder} does not match its own fingerprint: it was changed, prepare the data again")
         return prepared
+
+
+def _kept(
+    offsets: NDArray[np.int64], items: NDArray[np.int32], mask: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """offsets (U + 1,) and items where the mask is True."""
+    before = np.concatenate([[0], np.cumsum(mask)])
+    return before[offsets].astype(np.int64), items[mask]
 
 
 def refuse_occupied(folder: Path) -> None:
