@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 
 from bench.quality import cold, sets
+from model.recommender import Popular
+from model.text import item_text
 from tests.bench.test_quality_table import QUICK
+from tests.model.fitted import toy_prepared
 from training.data.prepare import prepare
 from training.data.prepared import Prepared
 from training.data.synthetic import Sizes
+from training.text import fit_hashed_text
 
 
 @pytest.fixture
@@ -53,3 +57,18 @@ def test_new_items_are_found_by_their_words(
     assert found["by lot"] == pytest.approx(0.2)
     assert found["contrec, among 40"] > found["by lot"]
     assert '"users"' in capsys.readouterr().out
+
+
+def test_who_has_met_one_item_has_no_others_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counts put a new item last: it comes among all but two of the known only if two of them are masked."""
+    prepared = toy_prepared()
+    size = len(prepared.catalogue)
+    new = np.arange(size) == prepared.evaluation("test").targets[0]
+    known = cold.without(prepared, new)
+    monkeypatch.setattr(cold, "AMONG", size - 2)
+    text = fit_hashed_text([item_text(item) for item in prepared.catalogue], 64, 4)
+    popular = Popular(known.catalogue, np.ones(size - 1, dtype=np.int64))
+    found = cold.measure(popular, text, prepared, new)
+    assert found["users"] >= 1
+    assert found[f"contrec, among {size - 2}"] == 1
+    assert found[f"one item read, among {size - 2}"] == 0
