@@ -4,7 +4,8 @@
 
 Conditions are made with dropout on: at training positions the trunk already knows its targets, and a head fed with
 those conditions lowers the ranking. The best of a dozen (epoch, lambda) pairs is a little better than the trunk by
-chance alone, so the head is mixed in only where its lead on validation is surer than that; the report tells the lead.
+chance alone, on the users who chose it. So one half of the validation users chooses, and the head is mixed in only
+where its lead is surer than chance on the other half; the report tells that lead.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from training.stages.loop import EVERY, Loop, own_randomness
 from training.stages.negatives import Disliked, centroids, margin_loss, pairwise_loss, preferdiff_loss
 from training.stages.softmax import catalogue_cross_entropy
 from training.stages.trunk import read_states, seen_by
-from training.stages.validation import Validation
+from training.stages.validation import Validation, two_halves
 from training.stages.windows import Batch, Windows
 
 if TYPE_CHECKING:
@@ -45,9 +46,12 @@ GAMMA = 5.0  # PreferDiff's, for all of its data sets
 class FittedHead:
     """The best head, the mixture to serve, what each epoch and weight gave, and the lead of the best over the trunk.
 
-    guidance: validation NDCG@10 of the best weight by how far its samples were guided.
-    lead: difference of validation NDCG@10 with its 95 % bootstrap interval over users (mean, low, high). Where low is
-    not above zero the mixture has weight 0: the trunk alone answers, and the head only serves `explore`.
+    guidance: validation NDCG@10 of the best weight by how far its samples were guided; as in `epochs`, of the half of
+    the users that chooses.
+    lead: difference of validation NDCG@10 on the other half, with its 95 % bootstrap interval over users (mean, low,
+    high); None where that half is empty. Where low is not above zero the mixture has weight 0: the trunk alone answers,
+    and the head only serves `explore`.
+    users: how many chose, and how many the lead is of.
     """
 
     head: Head
@@ -55,6 +59,7 @@ class FittedHead:
     epochs: list[dict[str, float]]
     lead: tuple[float, float, float] | None = None
     guidance: dict[float, float] = field(default_factory=dict)
+    users: tuple[int, int] = (0, 0)
 
 
 def fit_head(
@@ -82,7 +87,7 @@ def fit_head(
         optimiser = torch.optim.AdamW(head.parameters(), lr=part.learning_rate, betas=(0.9, 0.98))
         validate = Validation(anchor, prepared, trunk_part.validation_users, seed)
         standing = Mixture(part.samples, part.times, 0.0)
-        alone = validate(anchor.with_head(head, standing))
+        _, alone = two_halves(validate(anchor.with_head(head, standing)))
         loop = Loop(checkpoint, {"head": head}, optimiser, generator=generator, device=device, every=keep_every)
         place = loop.place
         windows = Windows(*prepared.train_histories(), trunk_part.max_history, trunk_part.max_profile)
@@ -110,7 +115,8 @@ def fit_head(
             values = dict(zip(LOSSES, (sums / part.steps_per_epoch).tolist(), strict=True))
             for weight in sorted({w for w in part.weights if w > 0}):
                 mixture = replace(standing, weight=weight)
-                reached = validate(anchor.with_head(head, mixture)).ndcg(10)
+                chosen_by, _ = two_halves(validate(anchor.with_head(head, mixture)))
+                reached = chosen_by.ndcg(10)
                 values[f"ndcg@10 lambda={weight:g}"] = reached
                 if place.best is None or reached > place.best:
                     place.best, place.best_weight = reached, weight
@@ -123,11 +129,13 @@ def fit_head(
         if place.best is None:
             return FittedHead(head, standing, place.epochs)
         mixtures = [replace(standing, weight=place.best_weight, guidance=guidance) for guidance in part.guidance]
-        found = [validate(anchor.with_head(head, mixture)) for mixture in mixtures]
-        best = int(np.argmax([metrics.ndcg(10) for metrics in found]))
-        lead = paired_bootstrap(found[best], alone)
-    guidance = {mixture.guidance: metrics.ndcg(10) for mixture, metrics in zip(mixtures, found, strict=True)}
-    return FittedHead(head, mixtures[best] if lead[1] > 0 else standing, place.epochs, lead, guidance)
+        found = [two_halves(validate(anchor.with_head(head, mixture))) for mixture in mixtures]
+    guidance = {mixture.guidance: chose.ndcg(10) for mixture, (chose, _) in zip(mixtures, found, strict=True)}
+    best = int(np.argmax(list(guidance.values())))
+    lead = paired_bootstrap(found[best][1], alone) if len(alone.users) else None
+    served = mixtures[best] if lead is not None and lead[1] > 0 else standing
+    users = (len(found[best][0].users), len(alone.users))
+    return FittedHead(head, served, place.epochs, lead, guidance, users)
 
 
 def _losses(
