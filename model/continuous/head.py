@@ -91,6 +91,11 @@ class Head(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:
         """x_t (B, W), t (B,), condition h (B, W), anchor g(h) (B, W) -> x0_hat (B, W), activation (B, hidden)."""
+        f, activation = self.residual(x_t, t, condition)
+        return anchor + schedule(t)[0][:, None] * f, activation
+
+    def residual(self, x_t: Tensor, t: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """f(x_t, t, h) itself (B, W), which `forward` fades out towards pure noise, and the activation (B, hidden)."""
         alpha, sigma = schedule(t)
         variance = (alpha * self.shape.norm).square() / self.shape.width + sigma.square()
         x = self.inputs(x_t / variance.sqrt()[:, None])  # unit variance at every t
@@ -100,7 +105,7 @@ class Head(nn.Module):
             x = block(x, c)
             if number == min(self.DISPERSED_BLOCK, len(self.blocks) - 1):
                 activation = x
-        return anchor + alpha[:, None] * self.outputs(self.norm(x)), activation
+        return self.outputs(self.norm(x)), activation
 
     def anonymous(self, condition: Tensor, anchor: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """condition, anchor (B, W) with those of nobody where rows (B,) is True: what guidance is trained on."""
@@ -119,8 +124,10 @@ class Head(nn.Module):
     def sample(
         self, condition: Tensor, anchor: Tensor, noise: Tensor, times: tuple[float, ...], guidance: float = 1.0
     ) -> Tensor:
-        """Preference vectors (B, W) by ancestral denoising through falling times below 1.
+        """Preference vectors (B, W): at each of the falling times below 1 the last one is noised anew and denoised.
 
+        Multistep consistency sampling (Song et al. 2023, arXiv 2303.01469, Algorithm 1), not ancestral sampling: a step
+        keeps the clean estimate of the one before and nothing of its noise.
         noise: (B, len(times), W), one fresh draw for each time. The step at t = 1 is g(h) itself and costs
         nothing; each time after it costs one pass of f, two where guidance is not 1. No times: g(h).
         """

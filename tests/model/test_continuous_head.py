@@ -57,8 +57,10 @@ def test_at_pure_noise_the_head_is_exactly_the_anchor_for_any_weights(seed: int,
     with torch.no_grad():
         x0_hat, _ = head(x_t, torch.ones(BATCH), condition, anchor)
         moved, _ = head(x_t, torch.full((BATCH,), 0.9), condition, anchor)
+        f, _ = head.residual(x_t, torch.ones(BATCH), condition)
     assert torch.equal(x0_hat, anchor)
     assert not torch.allclose(moved, anchor), "at other times f takes part"
+    assert f.abs().max() > 1e-3, "f itself does not fade out"
 
 
 @pytest.mark.parametrize("t", [0.0, 0.3, 0.7, 1.0])

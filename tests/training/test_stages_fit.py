@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.continuous.head import Head
+from model.continuous.head import Head, HeadShape
 from model.continuous.recommender import ContinuousRecommender
 from model.continuous.tokenizer import Tokenizer
 from model.recommender import Dials
@@ -24,7 +24,7 @@ from training.data.synthetic import Sizes
 from training.evaluate import Metrics, evaluate, recommender_scorer
 from training.recipe import Recipe, load_recipe
 from training.stages import validation
-from training.stages.head import fit_head
+from training.stages.head import descend, fit_head, head_optimiser
 from training.stages.schedule import learning_rate
 from training.stages.tokenizer import fit_tokenizer
 from training.stages.trunk import FittedTrunk, fit_trunk
@@ -301,6 +301,21 @@ def test_training_moves_the_head_from_its_zero_start(demo: Prepared) -> None:
     head: Head = fit_head(demo, fitted.recommender(demo, part.trunk.max_profile), part.head, part.trunk, seed=0).head
     assert head.outputs.weight.any()
     assert all(block.modulation.weight.any() for block in head.blocks)
+
+
+def test_a_step_of_the_head_has_the_falling_rate_and_clips() -> None:
+    part = recipe("head.epochs=2", "head.steps_per_epoch=10").head
+    head = Head(HeadShape(8, 16, 1, 2.0))
+    optimiser = head_optimiser(head, part)
+    rates = []
+    for step in range(20):
+        loss = 1e4 * (head.nobody - 1).square().sum()
+        descend(head, optimiser, loss, part, step)
+        rates.append(optimiser.param_groups[0]["lr"])
+        assert head.nobody.grad is not None
+        assert float(head.nobody.grad.norm()) == pytest.approx(1.0, abs=1e-4)
+    np.testing.assert_allclose(rates, part.learning_rate * np.linspace(1, 0.05, 20))
+    assert (head.nobody > 0).all()
 
 
 # ----------------------------------------------------------------------------------------------------------------

@@ -84,7 +84,7 @@ def fit_head(
     generator = torch.Generator(device).manual_seed(seed)
     with own_randomness(seed, device):
         head = Head(HeadShape(trunk_part.width, part.hidden, part.blocks, part.norm)).to(device)
-        optimiser = torch.optim.AdamW(head.parameters(), lr=part.learning_rate, betas=(0.9, 0.98))
+        optimiser = head_optimiser(head, part)
         validate = Validation(anchor, prepared, trunk_part.validation_users, seed)
         standing = Mixture(part.samples, part.times, 0.0)
         _, alone = two_halves(validate(anchor.with_head(head, standing)))
@@ -93,20 +93,14 @@ def fit_head(
         windows = Windows(*prepared.train_histories(), trunk_part.max_history, trunk_part.max_profile)
         batches = windows.forever(trunk_part.tokens_per_step, seed, skip=place.step)
         disliked = Disliked(*prepared.train_negatives())
-        total = part.epochs * part.steps_per_epoch
         while place.epoch < part.epochs:
             trunk.train()  # dropout on: see the module's opening
             sums = np.array(place.sums or np.zeros(len(LOSSES)))
             while place.batch < part.steps_per_epoch:
-                for group in optimiser.param_groups:
-                    group["lr"] = part.learning_rate * (1 - place.step / total)
                 losses = _losses(head, trunk, vectors, bias, next(batches), part, trunk_part, generator, disliked)
                 weights = (1.0, part.direction, part.dispersive, part.negative)
                 loss = sum((weight * one for weight, one in zip(weights, losses, strict=True)), start=losses[0] * 0)
-                optimiser.zero_grad()
-                loss.backward()
-                nn.utils.clip_grad_norm_(head.parameters(), 1.0)
-                optimiser.step()
+                descend(head, optimiser, loss, part, place.step)
                 sums += [float(value.detach()) for value in losses]
                 place.sums = sums.tolist()
                 loop.step()
@@ -136,6 +130,21 @@ def fit_head(
     served = mixtures[best] if lead is not None and lead[1] > 0 else standing
     users = (len(found[best][0].users), len(alone.users))
     return FittedHead(head, served, place.epochs, lead, guidance, users)
+
+
+def head_optimiser(head: Head, part: HeadPart) -> torch.optim.Optimizer:
+    """For `descend`."""
+    return torch.optim.AdamW(head.parameters(), lr=part.learning_rate, betas=(0.9, 0.98))
+
+
+def descend(head: Head, optimiser: torch.optim.Optimizer, loss: Tensor, part: HeadPart, step: int) -> None:
+    """Step number `step`, from 0: the rate falls linearly to zero over training, gradients are clipped at norm 1."""
+    for group in optimiser.param_groups:
+        group["lr"] = part.learning_rate * (1 - step / (part.epochs * part.steps_per_epoch))
+    optimiser.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(head.parameters(), 1.0)
+    optimiser.step()
 
 
 def _losses(
