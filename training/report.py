@@ -186,7 +186,8 @@ def _stage_curves(stage: str, found: Mapping[str, Any], epochs: Sequence[Mapping
         if "weight" in found:
             lead = found.get("lead")
             say += f" Served with lambda = {found['weight']:g}"
-            say += f"; lead over the trunk alone {lead[0]:+.4f} ({lead[1]:+.4f} to {lead[2]:+.4f})." if lead else "."
+            say += f"; lead over the trunk alone {lead[0]:+.4f} ({lead[1]:+.4f} to {lead[2]:+.4f})" if lead else ""
+            say += ", on the half of the users that chose nothing." if lead and "users" in found else "."
         title = f"{words}: NDCG@10 on validation"
         figures.append(plots.lines(quality, title=title, across="epoch", summary=say, mark=mark))
     return figures

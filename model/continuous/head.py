@@ -91,6 +91,11 @@ class Head(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:
         """x_t (B, W), t (B,), condition h (B, W), anchor g(h) (B, W) -> x0_hat (B, W), activation (B, hidden)."""
+        f, activation = self.residual(x_t, t, condition)
+        return anchor + schedule(t)[0][:, None] * f, activation
+
+    def residual(self, x_t: Tensor, t: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """f(x_t, t, h) itself (B, W), which `forward` fades out towards pure noise, and the activation (B, hidden)."""
         alpha, sigma = schedule(t)
         variance = (alpha * self.shape.norm).square() / self.shape.width + sigma.square()
         x = self.inputs(x_t / variance.sqrt()[:, None])  # unit variance at every t
@@ -100,7 +105,7 @@ class Head(nn.Module):
             x = block(x, c)
             if number == min(self.DISPERSED_BLOCK, len(self.blocks) - 1):
                 activation = x
-        return anchor + alpha[:, None] * self.outputs(self.norm(x)), activation
+        return self.outputs(self.norm(x)), activation
 
     def anonymous(self, condition: Tensor, anchor: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """condition, anchor (B, W) with those of nobody where rows (B,) is True: what guidance is trained on."""
@@ -119,8 +124,10 @@ class Head(nn.Module):
     def sample(
         self, condition: Tensor, anchor: Tensor, noise: Tensor, times: tuple[float, ...], guidance: float = 1.0
     ) -> Tensor:
-        """Preference vectors (B, W) by ancestral denoising through falling times below 1.
+        """Preference vectors (B, W): at each of the falling times below 1 the last one is noised anew and denoised.
 
+        Multistep consistency sampling (Song et al. 2023, arXiv 2303.01469, Algorithm 1), not ancestral sampling: a step
+        keeps the clean estimate of the one before and nothing of its noise.
         noise: (B, len(times), W), one fresh draw for each time. The step at t = 1 is g(h) itself and costs
         nothing; each time after it costs one pass of f, two where guidance is not 1. No times: g(h).
         """
@@ -167,11 +174,13 @@ def direction_loss(x0_hat: Tensor, x0: Tensor, t: Tensor) -> Tensor:
 
 
 def dispersive_loss(activation: Tensor, temperature: float = 0.5, rows: int = 1024) -> Tensor:
-    """log mean_ij exp(-||z_i - z_j||^2 / (D temperature)) of (B, D), i = j included; minimising it pushes apart.
+    """log mean_ij exp(-||u_i - u_j||^2 / temperature) of (B, D), u = z / ||z||, i = j included; to minimise.
 
-    InfoNCE form with squared L2 distance (arXiv 2506.09027, Table 1). At most `rows` rows enter: it is quadratic.
+    InfoNCE form with squared L2 distance (Wang and He 2025, arXiv 2506.09027, Table 1), of directions: whatever reads
+    the activation normalises it first, so of raw rows a larger scale alone would reach the floor and disperse nothing.
+    The squared distance is 2 - 2 cos whatever D is: 0 for one point, 2 for right angles, so the loss of many rows at
+    right angles is -2 / temperature. At most `rows` rows enter: it is quadratic.
     """
-    z = activation[:rows]
-    squares = z.square().sum(dim=1)
-    distance = (squares[:, None] + squares[None, :] - 2 * z @ z.T).clamp(min=0) / z.shape[1]
+    u = F.normalize(activation[:rows], dim=1)
+    distance = 2 - 2 * u @ u.T
     return torch.logsumexp((-distance / temperature).flatten(), dim=0) - math.log(distance.numel())

@@ -57,8 +57,10 @@ def test_at_pure_noise_the_head_is_exactly_the_anchor_for_any_weights(seed: int,
     with torch.no_grad():
         x0_hat, _ = head(x_t, torch.ones(BATCH), condition, anchor)
         moved, _ = head(x_t, torch.full((BATCH,), 0.9), condition, anchor)
+        f, _ = head.residual(x_t, torch.ones(BATCH), condition)
     assert torch.equal(x0_hat, anchor)
     assert not torch.allclose(moved, anchor), "at other times f takes part"
+    assert f.abs().max() > 1e-3, "f itself does not fade out"
 
 
 @pytest.mark.parametrize("t", [0.0, 0.3, 0.7, 1.0])
@@ -172,21 +174,33 @@ def test_direction_loss_is_zero_exactly_for_parallel_vectors_and_weighted_by_alp
 
 def test_dispersive_loss_equals_a_plain_double_loop() -> None:
     z = drawn(5, 23, 9)
-    terms = [math.exp(-float((z[i] - z[j]).square().sum()) / 9 / 0.5) for i in range(23) for j in range(23)]
+    u = [row / float(row.square().sum()) ** 0.5 for row in z]
+    terms = [math.exp(-float((u[i] - u[j]).square().sum()) / 0.5) for i in range(23) for j in range(23)]
     assert float(dispersive_loss(z)) == pytest.approx(math.log(sum(terms) / len(terms)), rel=1e-5)
-    assert float(dispersive_loss(torch.cat([z, 100 * z]), rows=23)) == float(dispersive_loss(z))
+    assert float(dispersive_loss(torch.cat([z, -z]), rows=23)) == float(dispersive_loss(z))
     assert float(dispersive_loss(torch.ones(5, 3))) == pytest.approx(0.0, abs=1e-6)  # its greatest value: all one point
 
 
+def test_scale_is_no_way_out_of_the_dispersive_loss() -> None:
+    """Of raw rows, 20 times the scale reached the floor, -log(rows), at the same cosines."""
+    spread, together = drawn(8, 64, 32), 10 * drawn(9, 1, 32) + drawn(10, 64, 32)
+    for z in (spread, together):
+        assert float(dispersive_loss(20 * z)) == pytest.approx(float(dispersive_loss(z)), abs=1e-5)
+    cosines = F.normalize(together, dim=1) @ F.normalize(together, dim=1).T
+    assert float(cosines.mean()) == pytest.approx(0.99, abs=0.005)
+    assert float(dispersive_loss(together)) > -0.1
+    assert float(dispersive_loss(spread)) < -2.5
+
+
 def test_a_step_down_the_dispersive_gradient_pushes_apart() -> None:
-    """Literature.md 1.3, fault 8: with the sign turned round the term rewards collapse."""
-    z = 0.3 * drawn(6, 40, 8)
-    distances = [float(torch.pdist(z).mean())]
+    """Literature.md 1.3, fault 8: with the sign turned round the term rewards collapse. Of directions: see above."""
+    z = 0.3 * (1 + drawn(6, 40, 8))
+    distances = [float(torch.pdist(F.normalize(z, dim=1)).mean())]
     for _ in range(5):
         z.requires_grad_(True)
         (gradient,) = torch.autograd.grad(dispersive_loss(z), z)
         z = (z - 5 * gradient).detach()
-        distances.append(float(torch.pdist(z).mean()))
+        distances.append(float(torch.pdist(F.normalize(z, dim=1)).mean()))
     assert all(later > earlier for earlier, later in itertools.pairwise(distances))
     assert distances[-1] > 1.05 * distances[0]
 

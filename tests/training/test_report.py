@@ -123,7 +123,7 @@ def report(demo: Prepared, test_metrics: Metrics) -> dict[str, Any]:
             "neighbours_kept": 0.4,
         },
         "trunk": {"epochs": epochs, "best_epoch": 4},
-        "head": {"epochs": head, "weight": 0.5, "lead": [0.01, 0.002, 0.02]},
+        "head": {"epochs": head, "weight": 0.5, "lead": [0.01, 0.002, 0.02], "users": {"chose": 9, "lead": 8}},
         "trunk_alone": test_metrics.as_dict(),
         "beside": ["trunk_alone"],
         "metrics": {"test": test_metrics.as_dict()},
@@ -166,7 +166,8 @@ def test_the_numbers_on_the_page_are_the_reports(report: dict[str, Any], test_me
     assert text.count(f"{test_metrics.ndcg(10):.4f}") >= 4, "card, this bundle, trunk alone, baselines"
     assert "best: epoch 4" in text
     assert "12.0 of 32" in text
-    assert "lead over the trunk alone +0.0100 (+0.0020 to +0.0200)" in text
+    lead = "lead over the trunk alone +0.0100 (+0.0020 to +0.0200), on the half of the users that chose nothing."
+    assert lead in text
     assert "1.2 min" in text or "1.3 min" in text
     for row in report["by_history"]:
         assert f">{row['history']}<" in text

@@ -4,7 +4,8 @@
 
 Conditions are made with dropout on: at training positions the trunk already knows its targets, and a head fed with
 those conditions lowers the ranking. The best of a dozen (epoch, lambda) pairs is a little better than the trunk by
-chance alone, so the head is mixed in only where its lead on validation is surer than that; the report tells the lead.
+chance alone, on the users who chose it. So one half of the validation users chooses, and the head is mixed in only
+where its lead is surer than chance on the other half; the report tells that lead.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from training.stages.loop import EVERY, Loop, own_randomness
 from training.stages.negatives import Disliked, centroids, margin_loss, pairwise_loss, preferdiff_loss
 from training.stages.softmax import catalogue_cross_entropy
 from training.stages.trunk import read_states, seen_by
-from training.stages.validation import Validation
+from training.stages.validation import Validation, two_halves
 from training.stages.windows import Batch, Windows
 
 if TYPE_CHECKING:
@@ -45,9 +46,12 @@ GAMMA = 5.0  # PreferDiff's, for all of its data sets
 class FittedHead:
     """The best head, the mixture to serve, what each epoch and weight gave, and the lead of the best over the trunk.
 
-    guidance: validation NDCG@10 of the best weight by how far its samples were guided.
-    lead: difference of validation NDCG@10 with its 95 % bootstrap interval over users (mean, low, high). Where low is
-    not above zero the mixture has weight 0: the trunk alone answers, and the head only serves `explore`.
+    guidance: validation NDCG@10 of the best weight by how far its samples were guided; as in `epochs`, of the half of
+    the users that chooses.
+    lead: difference of validation NDCG@10 on the other half, with its 95 % bootstrap interval over users (mean, low,
+    high); None where that half is empty. Where low is not above zero the mixture has weight 0: the trunk alone answers,
+    and the head only serves `explore`.
+    users: how many chose, and how many the lead is of.
     """
 
     head: Head
@@ -55,6 +59,7 @@ class FittedHead:
     epochs: list[dict[str, float]]
     lead: tuple[float, float, float] | None = None
     guidance: dict[float, float] = field(default_factory=dict)
+    users: tuple[int, int] = (0, 0)
 
 
 def fit_head(
@@ -79,29 +84,23 @@ def fit_head(
     generator = torch.Generator(device).manual_seed(seed)
     with own_randomness(seed, device):
         head = Head(HeadShape(trunk_part.width, part.hidden, part.blocks, part.norm)).to(device)
-        optimiser = torch.optim.AdamW(head.parameters(), lr=part.learning_rate, betas=(0.9, 0.98))
+        optimiser = head_optimiser(head, part)
         validate = Validation(anchor, prepared, trunk_part.validation_users, seed)
         standing = Mixture(part.samples, part.times, 0.0)
-        alone = validate(anchor.with_head(head, standing))
+        _, alone = two_halves(validate(anchor.with_head(head, standing)))
         loop = Loop(checkpoint, {"head": head}, optimiser, generator=generator, device=device, every=keep_every)
         place = loop.place
         windows = Windows(*prepared.train_histories(), trunk_part.max_history, trunk_part.max_profile)
         batches = windows.forever(trunk_part.tokens_per_step, seed, skip=place.step)
         disliked = Disliked(*prepared.train_negatives())
-        total = part.epochs * part.steps_per_epoch
         while place.epoch < part.epochs:
             trunk.train()  # dropout on: see the module's opening
             sums = np.array(place.sums or np.zeros(len(LOSSES)))
             while place.batch < part.steps_per_epoch:
-                for group in optimiser.param_groups:
-                    group["lr"] = part.learning_rate * (1 - place.step / total)
                 losses = _losses(head, trunk, vectors, bias, next(batches), part, trunk_part, generator, disliked)
                 weights = (1.0, part.direction, part.dispersive, part.negative)
                 loss = sum((weight * one for weight, one in zip(weights, losses, strict=True)), start=losses[0] * 0)
-                optimiser.zero_grad()
-                loss.backward()
-                nn.utils.clip_grad_norm_(head.parameters(), 1.0)
-                optimiser.step()
+                descend(head, optimiser, loss, part, place.step)
                 sums += [float(value.detach()) for value in losses]
                 place.sums = sums.tolist()
                 loop.step()
@@ -110,7 +109,8 @@ def fit_head(
             values = dict(zip(LOSSES, (sums / part.steps_per_epoch).tolist(), strict=True))
             for weight in sorted({w for w in part.weights if w > 0}):
                 mixture = replace(standing, weight=weight)
-                reached = validate(anchor.with_head(head, mixture)).ndcg(10)
+                chosen_by, _ = two_halves(validate(anchor.with_head(head, mixture)))
+                reached = chosen_by.ndcg(10)
                 values[f"ndcg@10 lambda={weight:g}"] = reached
                 if place.best is None or reached > place.best:
                     place.best, place.best_weight = reached, weight
@@ -123,11 +123,28 @@ def fit_head(
         if place.best is None:
             return FittedHead(head, standing, place.epochs)
         mixtures = [replace(standing, weight=place.best_weight, guidance=guidance) for guidance in part.guidance]
-        found = [validate(anchor.with_head(head, mixture)) for mixture in mixtures]
-        best = int(np.argmax([metrics.ndcg(10) for metrics in found]))
-        lead = paired_bootstrap(found[best], alone)
-    guidance = {mixture.guidance: metrics.ndcg(10) for mixture, metrics in zip(mixtures, found, strict=True)}
-    return FittedHead(head, mixtures[best] if lead[1] > 0 else standing, place.epochs, lead, guidance)
+        found = [two_halves(validate(anchor.with_head(head, mixture))) for mixture in mixtures]
+    guidance = {mixture.guidance: chose.ndcg(10) for mixture, (chose, _) in zip(mixtures, found, strict=True)}
+    best = int(np.argmax(list(guidance.values())))
+    lead = paired_bootstrap(found[best][1], alone) if len(alone.users) else None
+    served = mixtures[best] if lead is not None and lead[1] > 0 else standing
+    users = (len(found[best][0].users), len(alone.users))
+    return FittedHead(head, served, place.epochs, lead, guidance, users)
+
+
+def head_optimiser(head: Head, part: HeadPart) -> torch.optim.Optimizer:
+    """For `descend`."""
+    return torch.optim.AdamW(head.parameters(), lr=part.learning_rate, betas=(0.9, 0.98))
+
+
+def descend(head: Head, optimiser: torch.optim.Optimizer, loss: Tensor, part: HeadPart, step: int) -> None:
+    """Step number `step`, from 0: the rate falls linearly to zero over training, gradients are clipped at norm 1."""
+    for group in optimiser.param_groups:
+        group["lr"] = part.learning_rate * (1 - step / (part.epochs * part.steps_per_epoch))
+    optimiser.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(head.parameters(), 1.0)
+    optimiser.step()
 
 
 def _losses(

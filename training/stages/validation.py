@@ -8,6 +8,7 @@ weight, tried, lead = best_weight(found, alone)
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,19 @@ class Validation:
             return np.stack([recommender.score(taste) for taste in tastes])
 
         return evaluate(scorer, self._prepared, "validation", users=self._users, seed=self._seed)
+
+
+def two_halves(metrics: Metrics) -> tuple[Metrics, Metrics]:
+    """Every second user to choose by, the others to say how sure the choice is: the best of many on the users who chose
+    it leads by chance. The second half is empty where there is one user. Coverage stays that of all.
+    """
+    first, second = (
+        replace(
+            metrics, users=metrics.users[n::2], ranks=metrics.ranks[n::2], unmasked_ranks=metrics.unmasked_ranks[n::2]
+        )
+        for n in (0, 1)
+    )
+    return first, second
 
 
 def best_weight(

@@ -59,6 +59,7 @@ def build(recipe: ContinuousRecipe, run: Run) -> Built:
             "weight": head.mixture.weight,
             "guidance": head.guidance,
             "lead": head.lead,
+            "users": dict(zip(("chose", "lead"), head.users, strict=True)),
         }
     behaviour = anchor.with_head(head.head, head.mixture)
     assert isinstance(fitted.space, ItemSpace)
