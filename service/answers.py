@@ -271,5 +271,5 @@ def _reasons(served: Served, kind: ReasonKind, because: Sequence[tuple[int, floa
 
 
 def _seed(request: RecommendRequest, recommendation_id: str) -> int:
-    """The request's seed, or the first 15 hex digits of the id: a logged id is enough to ask the same again."""
-    return int(recommendation_id[:15], 16) if request.seed is None else request.seed
+    """The request's seed, or the first 12 hex digits of the id: a logged id is enough to ask the same again."""
+    return int(recommendation_id[:12], 16) if request.seed is None else request.seed

@@ -22,7 +22,7 @@ from service.atlas import Atlas
 from service.bundles import Served
 from service.core import Service
 from service.errors import ApiError, ErrorCode
-from service.schemas import MAX_HISTORY, MAX_K, BundleState, Id, Strict
+from service.schemas import MAX_HISTORY, MAX_K, BundleState, Id, Seed, Strict
 from service.users import RETRY_AFTER_S
 
 MAX_FOUND: Final = 50
@@ -70,7 +70,7 @@ class TraceRequest(Strict):
     user_id: Id | None = None
     history: Annotated[list[Id], Field(max_length=MAX_HISTORY, fail_fast=True)] | None = None
     explore: float = Field(default=0.0, ge=0, le=1)
-    seed: int = Field(default=0, ge=0, lt=2**63)
+    seed: Seed = 0
     mark: Annotated[list[Id], Field(max_length=MAX_MARKS, fail_fast=True)] = Field(default=[])
 
 

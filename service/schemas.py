@@ -21,6 +21,8 @@ CLOCK_SKEW_S = 300
 _LATEST = 253_402_300_799  # the end of the year 9999, in seconds; a time in milliseconds lies beyond it
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+# A browser, and the OpenAPI document, hold numbers as doubles: above this two seeds would be one.
+Seed = Annotated[int, Field(ge=0, lt=2**53)]
 
 
 def shown(*examples: dict[str, Any]) -> ConfigDict:
@@ -79,11 +81,8 @@ class RecommendRequest(Strict):
         default=0.0, ge=0, le=1, description="0: best first. Up to 1: each item unlike those above it, too."
     )
     explore: float = Field(default=0.0, ge=0, le=1, description="0: the best list, always the same. 1: the boldest.")
-    seed: int | None = Field(
-        default=None,
-        ge=0,
-        lt=2**63,
-        description="Of the noise when exploring; without it the recommendation_id decides.",
+    seed: Seed | None = Field(
+        default=None, description="Of the noise when exploring; without it the recommendation_id decides."
     )
     explain: bool = Field(default=False, description="Give reasons; costs a few dozen readings of the history.")
 

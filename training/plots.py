@@ -122,7 +122,7 @@ def shares(rows: Sequence[tuple[str, float, str]], *, title: str, summary: str) 
 
 def ticks(low: float, high: float, wanted: int, at_least: float = 0.0) -> list[float]:
     """Round numbers, evenly spaced, from at most low to at least high. at_least: the smallest step."""
-    if high <= low:
+    if high - low <= 1e-9 * max(abs(low), abs(high)):  # all one value, give or take the last bit
         high = low + (abs(low) or 1.0) * 0.1
     raw = (high - low) / max(1, wanted - 1)
     power = 10.0 ** math.floor(math.log10(raw))

@@ -11,6 +11,7 @@ came from data is escaped.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -260,7 +261,7 @@ def _exploring(report: Mapping[str, Any]) -> str:
         return ""
     first, last = rows[0], rows[-1]
     names = [name for name in ("ndcg@10", "coverage@10", "diversity@10", "changed@10") if name in first]
-    if all(first[name] == last[name] for name in names):
+    if all(math.isclose(first[name], last[name]) for name in names):
         return ""  # a recommender without the dial
     say = (
         f"Turned up fully, NDCG@10 goes from {first['ndcg@10']:.3f} to {last['ndcg@10']:.3f}, the share of the "

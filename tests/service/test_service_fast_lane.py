@@ -35,7 +35,7 @@ BODIES: list[tuple[str, bytes]] = [
         {"user_id": "x" * 257},
         {"user_id": "\ud800"},
         {"unknown": 1},
-        {"seed": 2**63},
+        {"seed": 2**53},
         {"seed": -1},
         {"explore": 2},
         [],

@@ -168,6 +168,6 @@ def test_a_process_that_swaps_for_years_has_a_bounded_number_of_series() -> None
 
 def test_an_id_is_random_and_ends_in_its_bundles_mark() -> None:
     ids = {new_id("circle/1") for _ in range(100)}
-    assert len({one[:15] for one in ids}) == 100
+    assert len({one[:12] for one in ids}) == 100
     assert all(len(one) == 32 and one.endswith(mark("circle/1")) for one in ids)
     assert mark("circle/1") != mark("circle/2")

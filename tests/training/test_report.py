@@ -204,7 +204,10 @@ def test_titles_never_reach_the_page_raw(prepared_of: Any) -> None:
 # Plots
 
 
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (0.031, 0.087), (5.2, 7.9), (-3, 4), (2, 2), (0, 0), (1e-6, 2e-6)])
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [(0, 1), (0.031, 0.087), (5.2, 7.9), (-3, 4), (2, 2), (0, 0), (1e-6, 2e-6), (100, 100.00000000000003), (-7, -7)],
+)
 def test_ticks_are_round_and_hold_the_data(low: float, high: float) -> None:
     found = plots.ticks(low, high, 5)
     assert found[0] <= low + 1e-12
@@ -248,6 +251,16 @@ def test_exploring_is_drawn_over_the_dial() -> None:
     assert ">100<" in drawn
     assert "<td>0.1000</td>" in drawn
     assert "changed" not in drawn, "a report of before it was measured"
+
+
+def test_a_dial_that_moves_the_last_bit_alone_is_not_drawn() -> None:
+    """The lists of a head that has learnt nothing are the same, their mean diversity in another order of adding."""
+    rows = [
+        {"explore": step, "users": 9, "ndcg@10": 0.2, "coverage@10": 0.4, "diversity@10": 0.7 * (1 + step * 3e-16)}
+        for step in (0.0, 1.0)
+    ]
+    assert rows[0]["diversity@10"] != rows[1]["diversity@10"]
+    assert told._exploring({"exploring": rows}) == ""
 
 
 def test_exploring_tells_how_much_another_seed_changes() -> None:
