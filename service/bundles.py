@@ -1,4 +1,4 @@
-"""Which bundle is served: loaded beside the running service, proved on a golden request, taken up by one assignment.
+"""Which bundle is served: loaded beside the running service, proved on its golden requests, taken up by one assignment.
 
 Knows no HTTP and no store, and not who says what should be served (`following.py`). A bundle that cannot be used is
 refused with one sentence, which `/readyz` and `GET /bundle` repeat; the service goes on with what it had, which may be
@@ -25,6 +25,7 @@ import numpy as np
 
 from model.bundle import BundleError, Manifest, path_of, read_manifest
 from model.catalogue import Item, Mask, Rows
+from model.golden import Golden, check, read_golden
 from model.recommender import Floats, Recommender
 from service import heap, threads
 from service.metrics import Metrics
@@ -86,10 +87,10 @@ class Served:
         )
 
 
-def prove(recommender: Recommender, name: str, version: str) -> Served:
-    """Warms the recommender up and asks the golden request, the empty history. Runs on the model thread.
+def prove(recommender: Recommender, name: str, version: str, golden: Sequence[Golden] = ()) -> Served:
+    """Warms the recommender up and asks for lists, among them those of `golden`, which must be what they were.
 
-    Raises BundleError when the answer is not a list that a user could be given.
+    Raises BundleError when an answer is not a list that a user could be given, or not the one that it was.
     """
     items = len(recommender.catalogue)
     if not items:
@@ -103,6 +104,10 @@ def prove(recommender: Recommender, name: str, version: str) -> Served:
             raise BundleError(
                 f"the bundle {name}/{version} failed its golden request: {k} items in order were expected"
             )
+    try:
+        check(recommender, golden)
+    except BundleError as error:
+        raise BundleError(f"the bundle {name}/{version} failed its golden requests: {error}") from error
     popular_rows, popular_scores = recommender.neighbours(nothing, np.ones(items, dtype=np.bool_), items)
     if sorted(popular_rows.tolist()) != list(range(items)) or not np.isfinite(popular_scores).all():
         raise BundleError(f"the bundle {name}/{version} has no complete popular list")
@@ -167,9 +172,9 @@ class Bundles:
             if self._previous is not None and self._previous.version == version:
                 await self._serve(self._previous)
                 return
-            recommender, manifest = await self._off_loop(_read, self._root, self._name, version)
+            recommender, manifest, golden = await self._off_loop(_read, self._root, self._name, version)
             created = datetime.fromisoformat(manifest.created).timestamp()
-            await self.adopt(recommender, self._name, version, created)
+            await self.adopt(recommender, self._name, version, created, golden)
         except BundleError as error:
             self.refuse(str(error), version)
             raise
@@ -181,12 +186,19 @@ class Bundles:
             self.refuse(reason, version)
             raise BundleError(reason) from error
 
-    async def adopt(self, recommender: Recommender, name: str, version: str, created: float | None = None) -> None:
+    async def adopt(
+        self,
+        recommender: Recommender,
+        name: str,
+        version: str,
+        created: float | None = None,
+        golden: Sequence[Golden] = (),
+    ) -> None:
         """Proves a recommender and serves it from the next request on. Raises BundleError; then nothing has changed.
 
-        created: unix seconds of its making, where known.
+        created: unix seconds of its making, where known. golden: lists that it must still give.
         """
-        proved = await self._off_loop(self._prove, recommender, name, version)
+        proved = await self._off_loop(self._prove, recommender, name, version, golden)
         proved = replace(proved, created=created)
         await self._on_thread(partial(self._warm, recommender))
         await self._serve(proved)
@@ -211,9 +223,9 @@ class Bundles:
         kind, items = served.recommender.kind, len(served.recommender.catalogue)
         log.info("serving bundle %s, kind %s, %d items", served.label, kind, items)
 
-    def _prove(self, recommender: Recommender, name: str, version: str) -> Served:
+    def _prove(self, recommender: Recommender, name: str, version: str, golden: Sequence[Golden]) -> Served:
         self._apply_threads(recommender)
-        return prove(recommender, name, version)
+        return prove(recommender, name, version, golden)
 
     def _warm(self, recommender: Recommender) -> None:
         """On the model thread, between two batches: its first request would else pay for what is made once a thread."""
@@ -243,7 +255,7 @@ async def _as_it_is(served: Served) -> Served:
     return served
 
 
-def _read(root: Path, name: str, version: str) -> tuple[Recommender, Manifest]:
+def _read(root: Path, name: str, version: str) -> tuple[Recommender, Manifest, list[Golden]]:
     from model import load_recommender
 
     path = path_of(root, name, version)
@@ -251,4 +263,4 @@ def _read(root: Path, name: str, version: str) -> tuple[Recommender, Manifest]:
     if (found.name, found.version) != (name, version):
         raise BundleError(f"the bundle at {path} is {found.name}/{found.version} by its manifest")
     heap.settle(found.kind)
-    return load_recommender(path), found
+    return load_recommender(path), found, read_golden(path)

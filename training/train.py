@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from model.bundle import read_manifest, write_bundle
+from model.golden import write_golden
 from training.baselines import fit_baselines
 from training.data.prepared import PARTS, TRAIN, DataError, Prepared
 from training.evaluate import Metrics, evaluate, measure, recommender_scorer
@@ -84,11 +85,16 @@ def _train(recipe: Recipe, run: Run, bundles: Path, name: str, baselines: bool) 
         config={"seed": run.seed, **recipe.model_dump(mode="json")},
         data_fingerprint=run.prepared.fingerprint,
         metrics=metrics,
-        fill=built.fill,
+        fill=lambda folder: _fill(built, folder),
     )
     told = told_of_bundle(read_manifest(path)) | told_of_data(run.prepared)
     write_report({**told, **run.report, "beside": list(built.beside), "metrics": metrics}, path)
     return path
+
+
+def _fill(built: Built, folder: Path) -> None:
+    built.fill(folder)
+    write_golden(built.recommender, folder)
 
 
 def _build(recipe: Recipe, run: Run) -> Built:

@@ -48,8 +48,8 @@ async def bundles(service: ServiceOf) -> BundlesAnswer:
 
 @router.post("/admin/bundles/activate", dependencies=[JSON_ONLY], responses=_REFUSALS, summary="Serve a version")
 async def activate(body: ActivateRequest, service: ServiceOf) -> BundleAnswer:
-    """Loaded beside the running one, verified, proved on a golden request, then swapped; every replica follows within a
-    second or as long as it takes to load. After a 409 nothing has changed."""
+    """Loaded beside the running one, verified, proved on its golden requests, then swapped; every replica follows in
+    a second or as long as it takes to load. After a 409 nothing has changed."""
     return await _done(service, service.following.activate(body.version))
 
 

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.bundle import activate, write_bundle
+from model.bundle import BundleError, activate, write_bundle
+from model.golden import write_golden
 from model.popular import save_popular
-from model.recommender import Popular
+from model.recommender import Popular, Recommender
 from tests.service.toy import ITEMS, Circle, circle_catalogue, running
 
 
@@ -131,8 +132,15 @@ async def test_no_bundle_at_all_answers_from_the_stores_counts() -> None:
         }
 
 
-def publish(root: Path, name: str = "movies") -> Path:
+def publish(root: Path, name: str = "movies", gave: Recommender | None = None) -> Path:
+    """gave: whose lists the bundle says that it gave when it was published."""
     popular = Popular(circle_catalogue(), np.arange(ITEMS, dtype=np.int64))
+
+    def fill(folder: Path) -> None:
+        save_popular(popular, folder)
+        if gave is not None:
+            write_golden(gave, folder)
+
     path = write_bundle(
         root,
         name,
@@ -141,7 +149,7 @@ def publish(root: Path, name: str = "movies") -> Path:
         config={},
         data_fingerprint="toy",
         metrics={},
-        fill=lambda folder: save_popular(popular, folder),
+        fill=fill,
     )
     activate(root, name, path.name)
     return path
@@ -180,12 +188,24 @@ async def test_a_recommender_that_fails_its_golden_request_is_not_taken_up() -> 
         def score(self, taste: object) -> np.ndarray:
             return np.full(ITEMS, np.nan, dtype=np.float32)
 
-    from model.bundle import BundleError
-
     async with running(Circle()) as run:
         with pytest.raises(BundleError, match="golden request"):
             await run.service.bundles.adopt(Nan(), "worse", "2")
         assert (await run.recommend(history=["i3"], k=1))["bundle"] == "circle/1"
+
+
+async def test_a_bundle_that_gives_other_lists_than_it_gave_is_not_taken_up(tmp_path: Path) -> None:
+    """Every file is whole: it is read otherwise than it was written, by later code or with another base model."""
+    whole = publish(tmp_path, gave=Popular(circle_catalogue(), np.arange(ITEMS, dtype=np.int64)))
+    async with running(bundles=tmp_path, bundle="movies") as run:
+        assert await run.ids(k=1) == ["i39"]
+        other = publish(tmp_path, gave=Popular(circle_catalogue(), np.arange(ITEMS, dtype=np.int64)[::-1].copy()))
+        with pytest.raises(BundleError, match="failed its golden requests: after a history of 0 items 0 of the 10"):
+            await run.service.bundles.take_up(other.name)
+        told = (await run.client.get("/bundle")).json()
+        assert told["bundle"] == f"movies/{whole.name}"
+        assert "0 of the 10 that it gave when it was published are given now" in told["reason"]
+        assert await run.ids(k=1) == ["i39"]
 
 
 async def test_readiness_waits_for_the_bundle_and_ends_with_shutdown(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from model.continuous.hybrid import Hybrid
 from model.continuous.recommender import ContinuousRecommender
 from model.continuous.tokenizer import Tokenizer
 from model.continuous.transitions import WithTransitions
+from model.golden import NAME, check, read_golden
 from model.text import HashedText
 from training.baselines import fit_baselines
 from training.data.prepare import prepare
@@ -131,6 +132,13 @@ def test_a_bundle_is_published_not_activated_and_says_what_it_is(demo: Prepared,
     assert manifest.recipe_config["trunk"]["epochs"] == 3
     assert [entry.version for entry in list_bundles(trained.path.parent.parent, "toy")] == [trained.path.name]
     assert active(trained.path.parent.parent, "toy") is None
+
+
+def test_a_bundle_brings_the_lists_that_it_must_give(trained: Trained) -> None:
+    lists = read_golden(trained.path)
+    assert [len(one.history) for one in lists] == [0, 1, 10, 50]
+    assert NAME in read_manifest(trained.path).files
+    check(load_recommender(trained.path), lists)
 
 
 def test_it_carries_the_parts_that_a_new_item_needs(demo: Prepared, trained: Trained) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from model import load_recommender
 from model.bundle import verify
+from model.golden import check, read_golden
 from model.semantic.decoding import Decoding
 from model.semantic.recommender import SemanticRecommender
 from tests.contracts.recommender_contract import ITEMS, rows_of
@@ -55,6 +56,7 @@ def test_from_prepared_data_to_a_bundle_that_answers(tmp_path: Path) -> None:
     assert isinstance(recommender, SemanticRecommender)
     rows, _ = recommender.recommend(rows_of(3, 4), k=5)
     assert len(rows) == 5
+    check(recommender, read_golden(path))
     assert run(0) == path, "the same data, recipe and seed give the same bundle"
     assert run(1) != path
 
