@@ -207,7 +207,7 @@ class Stack:
                         answer = client.post("/recommend", json={"user_id": f"user-{turn % 100:03d}", "k": 5})
                     statuses.append(answer.status_code)
                     if answer.status_code != 200:
-                        faults.append(f"{answer.status_code} {answer.text[:200]}")
+                        faults.append(f"{len(statuses)}. {answer.status_code} {answer.text[:300]}")
 
         def until_over(number: int) -> None:
             try:
@@ -224,5 +224,5 @@ class Stack:
             over.set()
             for thread in threads:
                 thread.join()
-        assert faults == []
+        assert faults == [], f"of {len(statuses)}: {faults[:5]}"
         assert len(statuses) > 50
