@@ -32,7 +32,9 @@ class Tolerant(Walking):
 def fault_of(method: str, status: int, headers: Mapping[str, str], content: bytes) -> str | None:
     """What is wrong with an answer, whatever was asked; headers in lower case."""
     if method == "HEAD":
-        return "an answer to HEAD has no body" if content else None if status < 500 else "a server error"
+        if content:
+            return "a body after HEAD"
+        return None if status < 500 else "a server error"
     if status < 400:
         if headers.get("content-type", "").startswith("application/json"):
             json.loads(content, parse_constant=_no_constant)

@@ -109,8 +109,8 @@ def fit_head(
             values = dict(zip(LOSSES, (sums / part.steps_per_epoch).tolist(), strict=True))
             for weight in sorted({w for w in part.weights if w > 0}):
                 mixture = replace(standing, weight=weight)
-                chosen_by, _ = two_halves(validate(anchor.with_head(head, mixture)))
-                reached = chosen_by.ndcg(10)
+                chose, _ = two_halves(validate(anchor.with_head(head, mixture)))
+                reached = chose.ndcg(10)
                 values[f"ndcg@10 lambda={weight:g}"] = reached
                 if place.best is None or reached > place.best:
                     place.best, place.best_weight = reached, weight
