@@ -2,8 +2,8 @@
 
     .venv/bin/python -m bench.serving.more_items --items 10000 100000
 
-Uncached requests (a history of 50) at a low rate, open loop, as in `bench.serving`; the median of each turn, and the
-median over the turns of what the second catalogue adds to the first.
+Requests of either kind, cached and uncached (a history of 50), at a low rate, open loop, as in `bench.serving`; the
+median of each turn, and the median over the turns of what the second catalogue adds to the first.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench.serving.__main__ import uncached
+from bench.serving.__main__ import cached, uncached
 from bench.serving.load import open_loop, run
 from bench.serving.machine import ROOT
+from bench.serving.subject import HISTORY
 from bench.serving.two_commits import ready
 
 
@@ -28,18 +29,24 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=6.0, help="of each turn")
     parser.add_argument("--turns", type=int, default=7)
     given = parser.parse_args()
-    medians: list[list[float]] = [[], []]
+    kinds = {f"uncached, history of {HISTORY}": uncached, "cached": lambda _: cached}
+    medians: dict[str, list[tuple[float, float]]] = {kind: [] for kind in kinds}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="contrec-bench-")))
-        servers = [ready(stack, ROOT, folder / str(n), items) for n, items in enumerate(given.items)]
+        servers = [(ready(stack, ROOT, folder / str(items), items), items) for items in given.items]
         for _ in range(given.turns):
-            for server, items, found in zip(servers, given.items, medians, strict=True):
-                asked = open_loop(server.host, server.port, uncached(items), rate=given.rate, seconds=given.seconds)
-                found.append(run(asked).latency_ms(50))
-    for items, found in zip(given.items, medians, strict=True):
-        sys.stdout.write(f"{items:>9} items: p50 {statistics.median(found):.1f} ms, median of {len(found)} turns\n")
-    more = sorted(second - first for first, second in zip(*medians, strict=True))
-    sys.stdout.write(f"added: {statistics.median(more):.1f} ms ({more[0]:.1f} to {more[-1]:.1f})\n")
+            for kind, ask in kinds.items():
+                asked = (
+                    open_loop(server.host, server.port, ask(items), rate=given.rate, seconds=given.seconds)
+                    for server, items in servers
+                )
+                first, second = (run(load).latency_ms(50) for load in asked)
+                medians[kind].append((first, second))
+    for kind, found in medians.items():
+        for items, of in zip(given.items, zip(*found, strict=True), strict=True):
+            sys.stdout.write(f"{kind}, {items} items: p50 {statistics.median(of):.1f} ms, median of {len(of)} turns\n")
+        more = sorted(second - first for first, second in found)
+        sys.stdout.write(f"{kind}, added: {statistics.median(more):.1f} ms ({more[0]:.1f} to {more[-1]:.1f})\n")
 
 
 if __name__ == "__main__":
