@@ -125,13 +125,20 @@ async def refuse(request: Request, error: Exception) -> JSONResponse:
     return error_response(request.scope, error.code, error.message, field=error.field, headers=headers)
 
 
+# What pydantic says in Python's words ("a valid dictionary or object to extract fields from"), as a client knows it.
+_IN_JSON: Final = {
+    **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "input should be an object"),
+    "list_type": "input should be an array",
+}
+
+
 async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     if first["type"] == "json_invalid":
         return error_response(request.scope, ErrorCode.MALFORMED_JSON, "the body is not JSON")
     field = field_name(first["loc"])
-    message = str(first["msg"]).removeprefix("Value error, ")
+    message = _IN_JSON.get(first["type"]) or str(first["msg"]).removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     return error_response(
         request.scope, ErrorCode.INVALID_REQUEST, f"{field or 'the body'}: {message}", field=field or None

@@ -100,6 +100,20 @@ async def test_a_request_that_is_not_one_names_its_field(body: str, field: str |
         check(await run.client.post("/recommend", content=body, headers=JSON), ErrorCode.INVALID_REQUEST, field)
 
 
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ('["i1"]', "the body: input should be an object"),
+        ('{"allow": ["i1"]}', "allow: input should be an object"),
+        ('{"history": "i1"}', "history: input should be an array"),
+    ],
+)
+async def test_a_refusal_speaks_of_json_and_not_of_python(body: str, message: str) -> None:
+    async with running(Circle()) as run:
+        answer = await run.client.post("/recommend", content=body, headers=JSON)
+        assert answer.json()["error"]["message"] == message
+
+
 GOOD = {"event_id": "e", "user_id": "u", "item_id": "i"}
 EVENTS: list[tuple[Any, str | None]] = [
     ([], None),
