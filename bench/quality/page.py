@@ -206,11 +206,11 @@ def plot(models: dict[str, list[Cell]], title: str) -> str:
     """NDCG@10 as horizontal bars, a dot for each seed. Plain SVG that follows the reader's colour scheme."""
     rows = sorted(models.items(), key=lambda pair: -_mean(pair[1], "ndcg@10"))
     top = max(cell.metrics["ndcg@10"] for cells in models.values() for cell in cells) or 1.0
-    left, width, line = 190, 430, 24
+    left, width, line = 16 + 7 * max(map(len, models)), 430, 24  # a letter is about 7 wide at 13 pixels
     height = 48 + line * len(rows)
     out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 700 {height}" font-family="system-ui, sans-serif" '
-        f'font-size="13" role="img" aria-label="NDCG@10 on {escape(title)}">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 80} {height}" role="img" '
+        f'font-family="system-ui, sans-serif" font-size="13" aria-label="NDCG@10 on {escape(title)}">',
         "<style>text{fill:#222}.bar{fill:#9db4d6}.ours{fill:#2f6fd0}.dot{fill:#222}"
         "@media(prefers-color-scheme:dark){text{fill:#ddd}.bar{fill:#46597a}.ours{fill:#6aa5ff}.dot{fill:#ddd}}</style>",
         f'<text x="{left}" y="20" font-weight="600">NDCG@10, {escape(title)}</text>',

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -95,6 +96,13 @@ def test_the_page_shows_every_cell_and_its_lead(tmp_path: Path) -> None:
     assert "| abc1234 |" in line
     assert " % (" in line
     assert "contrec" in (tmp_path / "beauty.svg").read_text()
+
+
+def test_the_longest_name_begins_within_the_plot() -> None:
+    name = "id-text-transition-ensemble-unseen"
+    drawn = page.plot({name: [_cell(name, "12..")], "ease": [_cell("ease", "1...")]}, "a set")
+    ends = float(re.search(rf'<text x="([\d.]+)"[^>]*text-anchor="end">{name}', drawn)[1])  # type: ignore[index]
+    assert ends >= 6.5 * len(name)  # of 13 pixels a letter of these names is 6.4 wide on average
 
 
 def test_parts_and_ablations_stand_apart_against_the_trunk_alone(tmp_path: Path) -> None:
