@@ -127,7 +127,7 @@ async def refuse(request: Request, error: Exception) -> JSONResponse:
 
 # What pydantic says in Python's words ("a valid dictionary or object to extract fields from"), as a client knows it.
 _IN_JSON: Final = {
-    **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "input should be an object"),
+    "model_attributes_type": "input should be an object",
     "list_type": "input should be an array",
 }
 

@@ -33,7 +33,7 @@ def main() -> None:
     medians: dict[str, list[tuple[float, float]]] = {kind: [] for kind in kinds}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="contrec-bench-")))
-        servers = [(ready(stack, ROOT, folder / str(items), items), items) for items in given.items]
+        servers = [(ready(stack, ROOT, folder / str(n), items), items) for n, items in enumerate(given.items)]
         for _ in range(given.turns):
             for kind, ask in kinds.items():
                 asked = (
