@@ -23,6 +23,7 @@ import torch
 from training.data.prepared import Prepared
 from training.recipe import load_recipe
 from training.recipes.continuous import ContinuousRecipe
+from training.stages.precision import products
 from training.stages.softmax import catalogue_cross_entropy
 from training.stages.trunk import new_trunk, read_states
 from training.stages.windows import Batch, Windows
@@ -47,7 +48,7 @@ def main() -> None:
     def step(batch: Batch, *, every: bool) -> float:
         """Milliseconds a target."""
         started = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16, enabled=part.bf16):
+        with products(vectors.device, part.bf16):
             _, preference, targets = read_states(trunk, vectors, batch)
             if not every:
                 last = batch.lengths.cumsum(0) - 1

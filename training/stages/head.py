@@ -27,6 +27,7 @@ from training.evaluate import paired_bootstrap
 from training.progress import Progress, silent
 from training.stages.loop import EVERY, Loop, own_randomness
 from training.stages.negatives import Disliked, centroids, margin_loss, pairwise_loss, preferdiff_loss
+from training.stages.precision import products
 from training.stages.softmax import catalogue_cross_entropy
 from training.stages.trunk import read_states, seen_by
 from training.stages.validation import Validation, two_halves
@@ -160,7 +161,7 @@ def _losses(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Those named in LOSSES at drawn times; fresh noise on every call."""
     device = vectors.device
-    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=trunk_part.bf16):
+    with torch.no_grad(), products(device, trunk_part.bf16):
         conditions, anchor, targets = read_states(trunk, vectors, batch)
     some = torch.randperm(len(targets), generator=generator, device=device)[: part.positions_per_step]
     condition, anchor, target = conditions[some].float(), anchor[some].float(), targets[some]

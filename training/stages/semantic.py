@@ -29,6 +29,7 @@ from training.data.prepared import Prepared
 from training.evaluate import evaluate, recommender_scorer
 from training.progress import Progress, silent
 from training.stages.loop import EVERY, Loop, own_randomness
+from training.stages.precision import products
 from training.stages.schedule import learning_rate
 from training.stages.softmax import catalogue_cross_entropy
 from training.stages.windows import Batch, Windows
@@ -164,7 +165,7 @@ def semantic_losses(network: SemanticNetwork, batch: Batch, part: NetworkPart) -
     if part.residual_drop > 0:
         residual = residual * (torch.rand(len(residual), 1, device=device) >= part.residual_drop)
     vectors = network.item_vectors(code_vectors, residual)
-    with torch.autocast(device.type, torch.bfloat16, enabled=part.bf16):
+    with products(device, part.bf16):
         states = network.encoder(F.embedding(rows[:, :-1], vectors))  # (B, L, W)
         line, position = real.nonzero(as_tuple=True)
         index, is_state = newest_first(rows.shape[1], network.shape.memory, device)
@@ -179,7 +180,7 @@ def semantic_losses(network: SemanticNetwork, batch: Batch, part: NetworkPart) -
     some = torch.rand(len(targets), device=device) < part.decode_share
     if not bool(some.any()):
         return Losses(item, item.new_zeros(()), item.new_zeros(()), item.new_zeros(()), rows_read)
-    with torch.autocast(device.type, torch.bfloat16, enabled=part.bf16):
+    with products(device, part.bf16):
         line, position, targets = line[some], position[some], targets[some]
         context = network.decoder.context(
             states.flatten(0, 1), line[:, None] * rows.shape[1] + index[position], is_state[position]
@@ -199,7 +200,7 @@ def semantic_losses(network: SemanticNetwork, batch: Batch, part: NetworkPart) -
     confidence = log_probs.detach()[chosen].amax(dim=2)
     hidden = coherent_view(confidence, torch.randint(1, truth.shape[1], (len(confidence),), device=device))
     shown = truth[chosen].masked_fill(hidden, MASKED)
-    with torch.autocast(device.type, torch.bfloat16, enabled=part.bf16):
+    with products(device, part.bf16):
         view = network.decoder(shown[:, None], network.table, context[chosen])[:, 0]
     loss = smoothed(network.log_probs(view), truth[chosen], part.label_smoothing)
     views = ((loss * hidden).sum(dim=1) / hidden.sum(dim=1)).mean()  # the mean of a view, then over views

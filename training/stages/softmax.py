@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from training.stages.precision import product_dtype
+
 Pairs: TypeAlias = tuple[Tensor, Tensor]
 """positions (S,), ascending, and rows (S,): items that a position does without, never its target."""
 
@@ -87,9 +89,10 @@ def catalogue_cross_entropy(
 ) -> Tensor:
     """Mean over P positions of -log softmax(vectors @ items.T + bias)[target]; a scalar.
 
-    vectors (P, W), items (N, W), bias (N,), targets (P,) rows. bf16: matrix products and probabilities in bfloat16,
-    sums in float32; the gradient then differs from the plain form's by a few tenths of a percent. without: see `Pairs`.
+    vectors (P, W), items (N, W), bias (N,), targets (P,) rows. bf16: matrix products and probabilities in bfloat16
+    where the device has units for it, sums in float32; the gradient then differs from the plain form's by a few tenths of
+    a percent. without: see `Pairs`.
     """
-    dtype = torch.bfloat16 if bf16 else torch.float32
+    dtype = product_dtype(vectors.device, bf16)
     loss: Tensor = _CatalogueCrossEntropy.apply(vectors, items, bias, targets, dtype, without)  # type: ignore[no-untyped-call]
     return loss

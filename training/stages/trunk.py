@@ -28,6 +28,7 @@ from training.data.prepared import Prepared
 from training.evaluate import evaluate, recommender_scorer
 from training.progress import Progress, silent
 from training.stages.loop import EVERY, Loop, own_randomness
+from training.stages.precision import products
 from training.stages.schedule import learning_rate
 from training.stages.softmax import Pairs, catalogue_cross_entropy
 from training.stages.windows import Batch, Windows
@@ -205,7 +206,7 @@ def _mean_before(vectors: Tensor, before: list[Tensor]) -> tuple[Tensor, Tensor]
 
 def _loss(trunk: Trunk, space: Space, batch: Batch, part: TrunkPart) -> tuple[Tensor, int]:
     vectors = space()
-    with torch.autocast(vectors.device.type, torch.bfloat16, enabled=part.bf16):
+    with products(vectors.device, part.bf16):
         _, preference, targets = read_states(trunk, vectors, batch)
     without = seen_by(batch, part, vectors.device)
     loss = catalogue_cross_entropy(preference.float(), vectors, space.bias, targets, bf16=part.bf16, without=without)
