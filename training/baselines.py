@@ -1,7 +1,8 @@
 """Baselines: what a trained bundle is measured beside, each fitted on training events alone.
 
     popularity       how often an item was interacted with
-    transition kNN   what followed the last items of the history, decayed over distance (the sequential baseline)
+    transition kNN   what followed the last items of the history, decayed over distance (the sequential baseline);
+                     window and decay are chosen on validation, as the penalty of EASE is
     EASE             the best linear item-item model in closed form (Steck 2019, arXiv 1905.03375)
 
 They read prepared arrays only, and give scorers for `training.evaluate`. Transition kNN and EASE need no gradient
@@ -13,10 +14,11 @@ and are hard to beat: on ContRec's own splits no published generative model is k
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import scipy.sparse
@@ -31,6 +33,9 @@ from training.stages.transitions import DECAY, FROM_POWER, TO_POWER, WINDOW, cou
 
 FLOAT64_UP_TO = 8_000  # items: above, EASE computes in float32 to stay within memory
 EASE_GRID = (25.0, 100.0, 250.0, 500.0)
+KNN_GRID = ((10, 0.8), (10, 0.5), (5, 0.8), (5, 0.5))  # window and decay
+
+_Fitted = TypeVar("_Fitted", bound=Scorer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,22 @@ class Transitions:
         follows = scipy.sparse.csr_array((counts, (line, rows)), shape=(size, size))
         return cls(follows, window, decay)
 
+    @classmethod
+    def chosen(
+        cls,
+        prepared: Prepared,
+        *,
+        grid: Sequence[tuple[int, float]] = KNN_GRID,
+        users: int = 10_000,
+        seed: int = 0,
+    ) -> Transitions:
+        """The window and decay with the best NDCG@10 on (at most `users`) validation targets; counted in training only.
+
+        The first of the grid where the data has no validation target.
+        """
+        fits = [partial(cls.fit, prepared, window=window, decay=decay) for window, decay in grid]
+        return _best(fits, prepared, users, seed) if _has_validation(prepared) else fits[0]()
+
     def __call__(self, users: NDArray[np.int64], histories: list[Rows]) -> Floats:
         lines, rows, weights = [], [], []
         for line, history in enumerate(histories):
@@ -120,21 +141,28 @@ class Ease:
         Falls back to the middle of the grid where the data has no validation target.
         """
         gram = _gram(prepared)
-        if len(grid) == 1 or len(prepared.evaluation("validation")) == 0:
-            penalty = grid[len(grid) // 2]
-            return cls(_ease(gram, penalty), penalty)
-        best: tuple[float, Ease] | None = None
-        for penalty in grid:
-            ease = cls(_ease(gram, penalty), penalty)
-            reached = evaluate(ease, prepared, "validation", users=users, seed=seed).ndcg(10)
-            if best is None or reached > best[0]:
-                best = reached, ease
-            del ease  # before the next inverse is made
-        assert best is not None
-        return best[1]
+        fits = [lambda penalty=penalty: cls(_ease(gram, penalty), penalty) for penalty in grid]
+        return _best(fits, prepared, users, seed) if _has_validation(prepared) else fits[len(fits) // 2]()
 
     def __call__(self, users: NDArray[np.int64], histories: list[Rows]) -> Floats:
         return np.asarray(_binary(histories, len(self.weights)).astype(self.weights.dtype) @ self.weights, np.float32)
+
+
+def _has_validation(prepared: Prepared) -> bool:
+    return len(prepared.evaluation("validation")) > 0
+
+
+def _best(fits: Sequence[Callable[[], _Fitted]], prepared: Prepared, users: int, seed: int) -> _Fitted:
+    """What the best of them gives; the first of equals. No more than two are held at a time."""
+    best: tuple[float, _Fitted] | None = None
+    for fit in fits:
+        fitted = fit()
+        reached = evaluate(fitted, prepared, "validation", users=users, seed=seed).ndcg(10)
+        if best is None or reached > best[0]:
+            best = reached, fitted
+        del fitted  # before the next is made
+    assert best is not None
+    return best[1]
 
 
 def _gram(prepared: Prepared) -> NDArray[Any]:
@@ -182,7 +210,7 @@ def fit_baselines(prepared: Prepared, *, ease: bool = True) -> dict[str, Scorer]
     """Popularity, transition kNN and EASE by name. EASE may be left out where N^2 floats are too many."""
     scorers: dict[str, Scorer] = {
         "popularity": Popularity.fit(prepared),
-        "transition kNN": Transitions.fit(prepared),
+        "transition kNN": Transitions.chosen(prepared),
     }
     if ease:
         scorers["EASE"] = Ease.chosen(prepared)

@@ -112,8 +112,8 @@ def recent_popularity(ask: Ask) -> Fitted:
 
 @row("transition-knn", "baselines")
 def transition_knn(ask: Ask) -> Fitted:
-    """What followed the last ten items, decayed over distance."""
-    fitted = Transitions.fit(ask.prepared)
+    """What followed the last items, decayed over distance; window and decay from validation."""
+    fitted = Transitions.chosen(ask.prepared)
     return Fitted(fitted, int(fitted.follows.nnz), {"window": fitted.window, "decay": fitted.decay})
 
 

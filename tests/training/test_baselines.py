@@ -84,6 +84,20 @@ def test_ease_without_validation_targets_takes_the_middle(prepared_of):
     assert Ease.chosen(prepared_of([[0, 1], [1, 2]], 3), grid=(1.0, 2.0, 3.0)).penalty == 2.0
 
 
+def test_transition_knn_chooses_window_and_decay_on_validation(demo):
+    grid = ((1, 0.5), (4, 0.9), (10, 0.2))
+    fits = {str(one): Transitions.fit(demo, window=one[0], decay=one[1]) for one in grid}
+    best = max(compare(fits, demo, "validation"), key=lambda row: row["ndcg@10"])["scorer"]
+    chosen = Transitions.chosen(demo, grid=grid)
+    assert str((chosen.window, chosen.decay)) == best
+    assert (chosen.follows != fits[best].follows).nnz == 0
+
+
+def test_transition_knn_without_validation_targets_takes_the_first(prepared_of):
+    chosen = Transitions.chosen(prepared_of([[0, 1], [1, 2]], 3), grid=((3, 0.5), (2, 0.8)))
+    assert (chosen.window, chosen.decay) == (3, 0.5)
+
+
 def test_nothing_is_fitted_on_a_validation_or_test_event(demo):
     generator = np.random.default_rng(0)
     held_out = demo.split != TRAIN
@@ -96,12 +110,16 @@ def test_nothing_is_fitted_on_a_validation_or_test_event(demo):
     np.testing.assert_array_equal(Ease.fit(demo, penalty=9.0).weights, Ease.fit(other, penalty=9.0).weights)
 
 
-def test_the_choice_of_the_penalty_reads_no_test_event(demo):
+def test_no_choice_reads_a_test_event(demo):
     items = demo.items.copy()
     items[demo.split == TEST] = 0
-    first, second = Ease.chosen(demo), Ease.chosen(replace(demo, items=items))
+    other = replace(demo, items=items)
+    first, second = Ease.chosen(demo), Ease.chosen(other)
     assert first.penalty == second.penalty
     np.testing.assert_array_equal(first.weights, second.weights)
+    one, two = Transitions.chosen(demo), Transitions.chosen(other)
+    assert (one.window, one.decay) == (two.window, two.decay)
+    assert (one.follows != two.follows).nnz == 0
 
 
 def test_beside_baselines_gives_one_row_each_and_refuses_a_foreign_catalogue(demo):

@@ -1,7 +1,7 @@
 """Matrix products in bfloat16 where the device has units for them, else in float32.
 
 Without such units a CPU emulates bfloat16, and a product takes up to a hundred times as long as in float32
-(`python -m bench.training.softmax --emulated`). A recipe's `bf16` is therefore a wish, and this module the one place
+(`python -m bench.training.softmax`, "plain bfloat16"). A recipe's `bf16` is therefore a wish, and this module the one place
 that knows whether it comes true. Weights and sums are float32 either way.
 
     with products(device, part.bf16):
