@@ -75,8 +75,8 @@ def test_items_that_a_position_does_without_have_no_share_and_no_gradient(
     """The plain twin holds the whole matrix of logits."""
     parts, targets = case(positions, items, 4, seed)
     out = torch.rand(positions, items, generator=torch.Generator().manual_seed(seed)) < 0.5
+    pairs = out.nonzero(as_tuple=True)  # a target that was met before is among them, and stays in
     out[torch.arange(positions), targets] = False
-    pairs = out.nonzero(as_tuple=True)
     plainly = [part.clone().requires_grad_(True) for part in parts]
     logits = (plainly[0] @ plainly[1].T + plainly[2]).masked_fill(out, -torch.inf)
     expected = F.cross_entropy(logits, targets)

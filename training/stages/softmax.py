@@ -21,7 +21,7 @@ from torch import Tensor
 from training.stages.precision import product_dtype
 
 Pairs: TypeAlias = tuple[Tensor, Tensor]
-"""positions (S,), ascending, and rows (S,): items that a position does without, never its target."""
+"""positions (S,), ascending, and rows (S,): items that a position does without, but for its target."""
 
 _CHUNK_ELEMENTS = 12_000_000  # of one (rows, items) buffer: 24 MB in bf16
 
@@ -53,15 +53,17 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         for start in range(0, positions, rows):
             end = min(start + rows, positions)
             logits = torch.mm(left[start : start + rows], right_t, out=logits_buffer)
+            wanted = (torch.arange(end - start, device=logits.device), targets[start:end])
             if without is not None:
+                right_answers = logits[wanted]
                 first, last = torch.searchsorted(without[0], torch.tensor([start, end], device=vectors.device)).tolist()
                 places = (without[0][first:last] - start) * len(items) + without[1][first:last]
                 logits.view(-1).index_fill_(0, places, -torch.inf)
+                logits[wanted] = right_answers
             p = torch.softmax(logits, dim=1, out=probability_buffer)
-            index = torch.arange(end - start, device=p.device)
-            chosen = p[index, targets[start:end]].float()
+            chosen = p[wanted].float()
             loss -= chosen.clamp(min=1e-30).log().sum()
-            p[index, targets[start:end]] = (chosen - 1).to(dtype)  # d loss / d logits, in place
+            p[wanted] = (chosen - 1).to(dtype)  # d loss / d logits, in place
             grad_vectors[start:end] = (p @ item_vectors)[: end - start]
             grad_right_t += left[start : start + rows].T.contiguous() @ p  # a product with p.T takes twice as long
         grad_right_t /= positions

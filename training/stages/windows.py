@@ -41,21 +41,18 @@ class Batch:
 
     def seen(self, some: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Pairs (position, row): what its user had met before each of `some` of the real positions (default: all, in
-        their order), but for what stands at the position itself. Positions are places in `some`, ascending."""
+        their order). Positions are places in `some`, ascending."""
         lines = zip(self.earlier, self.rows, self.lengths, strict=True)
         met = [torch.cat([before, own[:length]]) for before, own, length in lines]
         sizes, already = torch.tensor([len(m) for m in met]), torch.tensor([len(before) for before in self.earlier])
         window, place = self.real.nonzero(as_tuple=True)
-        targets = self.rows[window, place]
         if some is not None:
-            window, place, targets = window[some], place[some], targets[some]
+            window, place = window[some], place[some]
         counts = already[window] + place
         position = torch.arange(len(counts)).repeat_interleave(counts)
         # Each position reads its window's line from the beginning.
         begin = (sizes.cumsum(0) - sizes)[window] - (counts.cumsum(0) - counts)
-        rows = torch.cat(met)[torch.arange(len(position)) + begin[position]]
-        other = rows != targets[position]
-        return position[other], rows[other]
+        return position, torch.cat(met)[torch.arange(len(position)) + begin.repeat_interleave(counts)]
 
 
 class Windows:
