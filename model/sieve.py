@@ -17,8 +17,10 @@ scored exactly (`continuous/retrieval.py`). Knows no index and no taste.
 The bytes are packed once, in the order in which the processor multiplies them: torch's ordinary product of bytes packs
 them anew at every call, which costs more than the product.
 
-`PlainSieve` is the plain twin: the exact product. It serves on a GPU, and where the processor's 8-bit products
-overflow (x86 without VNNI adds pairs in 16 bits) or torch has no packed ones.
+An x86 processor without VNNI adds pairs of products in 16 bits. Items have codes of 7 bits there, so that no pair
+overflows, and the bound is twice as wide.
+
+`PlainSieve` is the plain twin: the exact product. It serves on a GPU, and where torch has no packed products of bytes.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ from model.catalogue import Mask, Rows
 from model.growing import Growing
 from model.recommender import Floats, best
 
-_TOP = 127  # the greatest code
+_TOP = 127  # the greatest code of a query
+_TOPS = (127, 63)  # the greatest code of an item: the first with which products are right
 _ZERO = 128  # a query's zero as an unsigned byte
 _APART = 1024  # so many items are packed within a millisecond
 _FLOAT = 1e-4
@@ -79,22 +82,32 @@ class Sieve(Protocol):
 
 
 def make_sieve(matrix: Floats, device: torch.device) -> Sieve:
-    """matrix: (N, W + 1), vectors and bias. In 8 bits where that is exact and quick, else the plain product."""
-    if device.type == "cpu" and bytes_multiply_exactly():
-        return ByteSieve(matrix)
+    """matrix: (N, W + 1), vectors and bias. In bytes where those multiply exactly, else the plain product."""
+    if device.type == "cpu" and greatest_code():
+        return ByteSieve(matrix, greatest_code())
     return PlainSieve(matrix, device)
 
 
 @functools.cache
-def bytes_multiply_exactly() -> bool:
-    """Whether this torch has packed products of bytes and this processor's product of the greatest codes is right."""
-    codes = torch.full((16, 256), _TOP, dtype=torch.int8)
-    codes[::2] = -_TOP
+def greatest_code() -> int:
+    """The greatest code of an item with which this processor's products of bytes are right; 0 where torch has none.
+
+    127 with VNNI. Without, a sum of two products must fit in 16 bits: 2 * 255 * 63 does.
+    """
+    return next((top for top in _TOPS if _exact(top)), 0)
+
+
+def _exact(top: int) -> bool:
+    """Whether products are right where they are greatest: of bytes at either end with codes at either end."""
+    codes = torch.full((16, 256), top, dtype=torch.int8)
+    codes[::2] = -top
+    queries = torch.full((2, 256), _TOP, dtype=torch.int8)
+    queries[0] = -_TOP
     try:
-        product = _Packed(codes.numpy(), np.ones(len(codes), dtype=np.float32)).products(codes[:2])
+        product = _Packed(codes.numpy(), np.ones(len(codes), dtype=np.float32)).products(queries)
     except (AttributeError, RuntimeError):  # the operator is oneDNN's: not every build of torch has it
         return False
-    return bool((product == codes[:2].float() @ codes.T.float()).all())
+    return bool((product == queries.float() @ codes.T.float()).all())
 
 
 class _Packed:
@@ -160,8 +173,10 @@ class _Most:
 class ByteSieve:
     """See the module."""
 
-    def __init__(self, matrix: Floats) -> None:
-        codes, scale, lost, kept = rounded(matrix[:, :-1])
+    def __init__(self, matrix: Floats, top: int) -> None:
+        """top: the greatest code of an item (`greatest_code`)."""
+        self._top = top
+        codes, scale, lost, kept = rounded(matrix[:, :-1], top)
         self._codes, self._scale, self._lost, self._kept = Growing(codes), Growing(scale), Growing(lost), Growing(kept)
         self._bias = Growing(np.ascontiguousarray(matrix[:, -1]))
         self._most = _Most.of(matrix, lost, kept)
@@ -174,8 +189,9 @@ class ByteSieve:
         return len(self._codes)
 
     def extended(self, added: Floats, rows: Rows, replaced: Floats) -> ByteSieve:
-        new, moved = rounded(added[:, :-1]), rounded(replaced[:, :-1])
+        new, moved = rounded(added[:, :-1], self._top), rounded(replaced[:, :-1], self._top)
         grown = ByteSieve.__new__(ByteSieve)
+        grown._top = self._top
         grown._codes = self._codes.extended(new[0], rows, moved[0])
         grown._scale = self._scale.extended(new[1], rows, moved[1])
         grown._lost = self._lost.extended(new[2], rows, moved[2])
@@ -231,9 +247,9 @@ def _query_codes(queries: Tensor) -> tuple[Tensor, Tensor]:
     return (queries / scale).round().to(torch.int8), scale
 
 
-def rounded(vectors: Floats) -> tuple[NDArray[np.int8], Floats, Floats, Floats]:
-    """(N, W) -> codes (N, W) int8, scale (N,), the length of what rounding lost (N,) and of what it kept (N,)."""
-    scale = np.abs(vectors).max(axis=1, initial=0) / np.float32(_TOP)
+def rounded(vectors: Floats, top: int) -> tuple[NDArray[np.int8], Floats, Floats, Floats]:
+    """(N, W) -> codes (N, W) int8 from -top to top, scale (N,), the length of what rounding lost (N,) and kept (N,)."""
+    scale = np.abs(vectors).max(axis=1, initial=0) / np.float32(top)
     scale = np.where(scale > 0, scale, np.float32(1)).astype(np.float32)
     codes = np.rint(vectors / scale[:, None]).astype(np.int8)
     kept = codes * scale[:, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -12,13 +13,15 @@ from hypothesis import strategies as st
 
 from model import sieve as module
 from model.recommender import best
-from model.sieve import ByteSieve, PlainSieve, Sieve, Slack, bytes_multiply_exactly, make_sieve, possible
+from model.sieve import ByteSieve, PlainSieve, Sieve, Slack, greatest_code, make_sieve, possible
 
 CPU = torch.device("cpu")
-SIEVES = [ByteSieve, lambda matrix: PlainSieve(matrix, CPU)]
+TOPS = [top for top in module._TOPS if top <= greatest_code()]  # where 8 bits are right, 7 are as well
+BYTES: list[Callable[[np.ndarray], Sieve]] = [functools.partial(ByteSieve, top=top) for top in TOPS]
+SIEVES: list[Callable[[np.ndarray], Sieve]] = [*BYTES, lambda matrix: PlainSieve(matrix, CPU)]
 NOTHING = np.zeros(0, dtype=np.int64)
 
-pytestmark = pytest.mark.skipif(not bytes_multiply_exactly(), reason="this processor's 8-bit products overflow")
+pytestmark = pytest.mark.skipif(not TOPS, reason="this torch has no packed products of bytes")
 
 
 def draw_case(data: st.DataObject) -> tuple[np.ndarray, np.ndarray]:
@@ -54,11 +57,12 @@ def test_no_product_is_off_by_more_than_its_slack(make: Callable[[np.ndarray], S
     assert of_all.max() <= slack.most * (1 + 1e-6)
 
 
+@pytest.mark.parametrize("make", BYTES)
 @settings(deadline=None, max_examples=150)
 @given(data=st.data())
-def test_nothing_that_belongs_in_a_list_is_sieved_out(data: st.DataObject) -> None:
+def test_nothing_that_belongs_in_a_list_is_sieved_out(make: Callable[[np.ndarray], Sieve], data: st.DataObject) -> None:
     matrix, queries = draw_case(data)
-    sieve, query = ByteSieve(matrix), queries[:1]
+    sieve, query = make(matrix), queries[:1]
     draw = np.random.default_rng(0)
     eligible = draw.random(len(matrix)) < data.draw(st.sampled_from([0.05, 0.5, 1.0]))
     exact = (query @ matrix[:, :-1].T + matrix[:, -1])[0]
@@ -70,12 +74,13 @@ def test_nothing_that_belongs_in_a_list_is_sieved_out(data: st.DataObject) -> No
     assert set(rows.tolist()) <= set(candidates.tolist())
 
 
-def test_it_leaves_few_more_than_asked_for() -> None:
+@pytest.mark.parametrize("make", BYTES)
+def test_it_leaves_few_more_than_asked_for(make: Callable[[np.ndarray], Sieve]) -> None:
     """Else it would be of no use: of 20,000 items a few dozen."""
     draw = np.random.default_rng(0)
     matrix = (draw.standard_normal((20_000, 65)) / 8).astype(np.float32)
     query = draw.standard_normal((1, 64)).astype(np.float32)
-    sieve = ByteSieve(matrix)
+    sieve = make(matrix)
     rough = sieve.logits(torch.from_numpy(query))[0].numpy()
     candidates = possible(rough, sieve.slack(query), np.ones(20_000, dtype=np.bool_), 10, least=-np.inf)
     assert 10 <= len(candidates) < 60
@@ -114,17 +119,30 @@ def test_items_added_and_moved_are_as_if_they_had_been_there(
         assert found.slack(queries).most >= fresh.slack(queries).most
 
 
-def test_a_batch_gives_each_query_what_it_gets_alone() -> None:
+@pytest.mark.parametrize("make", BYTES)
+def test_a_batch_gives_each_query_what_it_gets_alone(make: Callable[[np.ndarray], Sieve]) -> None:
     draw = np.random.default_rng(2)
-    sieve = ByteSieve(draw.standard_normal((500, 33)).astype(np.float32))
+    sieve = make(draw.standard_normal((500, 33)).astype(np.float32))
     queries = torch.from_numpy(draw.standard_normal((7, 32)).astype(np.float32))
     together = sieve.logits(queries)
     for n in range(7):
         assert torch.equal(together[n], sieve.logits(queries[n : n + 1])[0])
 
 
-def test_a_processor_that_cannot_multiply_bytes_gets_the_plain_product(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("right", [(127, 63), (63,), ()])
+def test_a_processor_gets_the_largest_codes_that_it_multiplies_right(
+    monkeypatch: pytest.MonkeyPatch, right: tuple[int, ...]
+) -> None:
+    monkeypatch.setattr(module, "_exact", lambda top: top in right)
+    assert greatest_code.__wrapped__() == max(right, default=0)
+
+
+def test_codes_are_as_great_as_the_processor_may_have_them(monkeypatch: pytest.MonkeyPatch) -> None:
     matrix = np.ones((3, 4), dtype=np.float32)
-    assert isinstance(make_sieve(matrix, CPU), ByteSieve)
-    monkeypatch.setattr(module, "bytes_multiply_exactly", lambda: False)
+    monkeypatch.setattr(module, "greatest_code", lambda: 63)
+    sieve = make_sieve(matrix, CPU)
+    assert isinstance(sieve, ByteSieve)
+    grown = sieve.extended(2 * matrix, np.array([0]), -matrix[:1])
+    assert grown._codes.view.max() == -grown._codes.view.min() == 63
+    monkeypatch.setattr(module, "greatest_code", lambda: 0)
     assert isinstance(make_sieve(matrix, CPU), PlainSieve)
