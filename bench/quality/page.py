@@ -25,12 +25,14 @@ PARTS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "parts of contrec": (
             "What each part is worth",
-            "ContRec with parts left out, or its mixture asked otherwise; the last column is against the trunk alone.",
+            "ContRec with parts left out, or its mixture asked otherwise; the last column is against the trunk alone, "
+            "over the seeds that both have.",
         ),
         "ablations": (
             "What denoising is worth",
             "A frozen trunk, its head trained otherwise; without sigma the trunk is trained anew, and DeftRec's rows "
-            "have its own. Every row is a mixture at half weight, but for plain diffusion, which is one sample.",
+            "have its own, which the last columns are against. Every row is a mixture at half weight, but for plain "
+            "diffusion, which is one sample.",
         ),
         "guards": (
             "What each guard is worth",
@@ -39,7 +41,7 @@ PARTS: Mapping[str, tuple[str, str]] = MappingProxyType(
     }
 )
 """Groups of rows that stand apart, against the trunk alone: their heading, and what they have in common."""
-ALONE = "contrec-trunk-only"
+ALONE, DEFTREC_ALONE = "contrec-trunk-only", "deftrec-without-transitions"
 _HEAD = (
     *("model", "seeds", "HR@10", "NDCG@10", "unmasked HR@10", "unmasked NDCG@10", "parameters", "seconds"),
     *("ms: history, list", "commit"),
@@ -69,8 +71,8 @@ Made by `make bench-quality` (`python -m bench.quality run`, then `page`) from t
 one JSON file a model, set and seed. Full catalogue, item level, leave-one-out, items of the history masked (unmasked
 beside it), ties against the scorer; every choice was made on validation. Means over the seeds that are there; ± is
 their standard deviation. The differences are of test NDCG@10, in percent of the reference, with a 95 % bootstrap
-interval over users. Seconds are of one or two threads by the clock, on a shared machine that paused some runs for
-other measurements: an upper bound. Milliseconds are of one user, without HTTP and store: reading a history, which a
+interval over users. Seconds are of one or two threads by the clock, on shared machines of several kinds that paused
+some runs for other measurements: an upper bound. Milliseconds are of one user, without HTTP and store: reading a history, which a
 cache spares who comes back, and making a list from what was read (`bench/quality/speed.py`). The commit is that of
 the code that fitted a row; where it is missing, the row is older than the record of it.
 """
@@ -83,11 +85,17 @@ def tables(models: dict[str, list[Cell]]) -> list[str]:
     for name, (title, common) in PARTS.items():
         rows = {m: cells for m, cells in models.items() if group[m] == name}
         if rows:
-            first = {ALONE: models[ALONE]} if ALONE in models else {}
-            parts.append(f"### {title}\n\n{common}\n\n{table(first | rows, models, (ALONE,))}")
+            trunks = sorted({_trunk(model) for model in rows} & set(models))
+            first = {trunk: models[trunk] for trunk in trunks}
+            parts.append(f"### {title}\n\n{common}\n\n{table(first | rows, models, trunks)}")
             parts.extend(_surely(rows, models, name))
     parts.extend(_at_the_edge(models))
     return [part + "\n" for part in parts]
+
+
+def _trunk(model: str) -> str:
+    """The row that has the same trunk and nothing else."""
+    return DEFTREC_ALONE if model.startswith("deftrec") else ALONE
 
 
 def _at_the_edge(models: Mapping[str, Sequence[Cell]]) -> list[str]:
@@ -119,12 +127,11 @@ def _choices(cell: Cell) -> Iterator[tuple[float, Mapping[str, float]]]:
 
 def _surely(rows: dict[str, list[Cell]], models: dict[str, list[Cell]], group: str) -> list[str]:
     """The sentence that a reader looks for, where cells can say it."""
-    if group == "guards" or ALONE not in models:
+    denoise = [model for model in rows if "mixture" in model or "sample" in model or "diffusion" in model]
+    mixed = [model for model in denoise if _trunk(model) in models]
+    if group == "guards" or not mixed:
         return []
-    mixed = [model for model in rows if "mixture" in model or "sample" in model or "diffusion" in model]
-    if not mixed:
-        return []
-    ahead = [model for model in mixed if compare(rows[model], models[ALONE])[1] > 0]
+    ahead = [model for model in mixed if compare(*of_same_seeds(rows[model], models[_trunk(model)]))[1] > 0]
     found = ", ".join(ahead) if ahead else "none"
     return [f"Of those that denoise, surely above the trunk alone (an interval over users, not over seeds): {found}."]
 
@@ -150,7 +157,10 @@ def table(models: dict[str, list[Cell]], everything: dict[str, list[Cell]], refe
             ", ".join(sorted({cell.commit for cell in cells if cell.commit})),
         ]
         for name in known:
-            line.append("" if name == model else _against(cells, everything[name]))
+            both = cells, everything[name]
+            if name in (ALONE, DEFTREC_ALONE):  # parts of a bundle are compared within it
+                both = of_same_seeds(*both)
+            line.append("" if name == model else _against(*both))
         lines.append("| " + " | ".join(line) + " |")
     return "\n".join(lines)
 
@@ -194,6 +204,14 @@ def beside(folder: Path) -> list[str]:
             f"{best['milliseconds']['list']:.1f} ms: {100 * ratio:.1f} % of it.\n\n" + "\n".join(lines) + "\n"
         )
     return parts
+
+
+def of_same_seeds(mine: list[Cell], theirs: list[Cell]) -> tuple[list[Cell], list[Cell]]:
+    """Those of the seeds that both have; all where they have none in common."""
+    common = {cell.seed for cell in mine} & {cell.seed for cell in theirs}
+    if not common:
+        return mine, theirs
+    return [cell for cell in mine if cell.seed in common], [cell for cell in theirs if cell.seed in common]
 
 
 def _against(cells: Sequence[Cell], reference: Sequence[Cell]) -> str:

@@ -124,6 +124,22 @@ def test_parts_and_ablations_stand_apart_against_the_trunk_alone(tmp_path: Path)
     assert "surely" not in guards
 
 
+def test_a_part_is_compared_with_the_trunk_of_its_own_bundle(tmp_path: Path) -> None:
+    """Seed 1's mixture with seed 1's trunk, DeftRec's with DeftRec's: another trunk is another model."""
+    found = [
+        *(_cell("contrec-trunk-only", "...." * 50), _cell("contrec-trunk-only", "1..." * 50, seed=1)),
+        _cell("contrec-mixture-half", "1..." * 50, seed=1),
+        *(_cell("deftrec-without-transitions", "1..." * 50), _cell("deftrec-mixture-half", "1..." * 50)),
+    ]
+    page.write_page(found, tmp_path, tmp_path)
+    text = (tmp_path / "table.md").read_text()
+    (ours,) = [line for line in text.splitlines() if line.startswith("| contrec-mixture-half")]
+    assert ours.endswith("| +0.0 % (+0.0 to +0.0) |")
+    (theirs,) = [line for line in text.splitlines() if line.startswith("| deftrec-mixture-half")]
+    assert theirs.endswith("| +0.0 % (+0.0 to +0.0) |")
+    assert text.count("surely above the trunk alone (an interval over users, not over seeds): none.") == 2
+
+
 @pytest.mark.parametrize(
     ("configuration", "notes", "edge"),
     [
