@@ -72,9 +72,9 @@ one JSON file a model, set and seed. Full catalogue, item level, leave-one-out, 
 beside it), ties against the scorer; every choice was made on validation. Means over the seeds that are there; ± is
 their standard deviation. The differences are of test NDCG@10, in percent of the reference, with a 95 % bootstrap
 interval over users. Seconds are of one or two threads by the clock, on shared machines of several kinds that paused
-some runs for other measurements: an upper bound. Milliseconds are of one user, without HTTP and store: reading a history, which a
-cache spares who comes back, and making a list from what was read (`bench/quality/speed.py`). The commit is that of
-the code that fitted a row; where it is missing, the row is older than the record of it.
+some runs for other measurements: an upper bound. Milliseconds are of one user, without HTTP and store: reading a
+history, which a cache spares who comes back, and making a list from what was read (`bench/quality/speed.py`). The
+commit is that of the code that fitted a row; where it is missing, the row is older than the record of it.
 """
 
 

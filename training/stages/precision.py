@@ -1,8 +1,8 @@
 """Matrix products in bfloat16 where the device has units for them, else in float32.
 
 Without such units a CPU emulates bfloat16, and a product takes up to a hundred times as long as in float32
-(`python -m bench.training.softmax`, "plain bfloat16"). A recipe's `bf16` is therefore a wish, and this module the one place
-that knows whether it comes true. Weights and sums are float32 either way.
+(`python -m bench.training.softmax`, "plain bfloat16"). A recipe's `bf16` is therefore a wish, and this module the one
+place that knows whether it comes true. Weights and sums are float32 either way.
 
     with products(device, part.bf16):
         ...
@@ -21,7 +21,7 @@ def has_bf16(device: torch.device) -> bool:
     if device.type == "cpu":
         return any(torch.cpu.get_capabilities().get(unit, False) for unit in _UNITS)
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return True
 
 

@@ -91,9 +91,9 @@ def catalogue_cross_entropy(
 ) -> Tensor:
     """Mean over P positions of -log softmax(vectors @ items.T + bias)[target]; a scalar.
 
-    vectors (P, W), items (N, W), bias (N,), targets (P,) rows. bf16: matrix products and probabilities in bfloat16
-    where the device has units for it, sums in float32; the gradient then differs from the plain form's by a few tenths of
-    a percent. without: see `Pairs`.
+    vectors (P, W), items (N, W), bias (N,), targets (P,) rows. without: see `Pairs`. bf16: matrix products and
+    probabilities in bfloat16 where the device has units for it, sums in float32; the gradient then differs from the
+    plain form's by a few tenths of a percent.
     """
     dtype = product_dtype(vectors.device, bf16)
     loss: Tensor = _CatalogueCrossEntropy.apply(vectors, items, bias, targets, dtype, without)  # type: ignore[no-untyped-call]
