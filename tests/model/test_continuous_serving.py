@@ -18,7 +18,7 @@ from model.continuous.recommender import ContinuousRecommender
 from model.continuous.retrieval import ContinuousTaste, rough_scores
 from model.continuous.sampler import Sampler
 from model.recommender import Dials, best
-from model.sieve import ByteSieve, PlainSieve
+from model.sieve import ByteSieve, PlainSieve, greatest_code
 
 SHAPE = BackboneShape(width=16, layers=3, heads=2, feed_forward=24, max_history=12, kernel=4)
 ITEMS = 300
@@ -131,7 +131,7 @@ def test_rough_scores_are_the_mixture_of_plain_softmaxes(
     vectors, weights = torch.randn(7, 3, 8, generator=generator), torch.tensor([0.5, 0.3, 0.2])
     logits = vectors @ items.T + bias
     matrix = torch.cat([items, bias[:, None]], dim=1).numpy()
-    for sieve in (PlainSieve(matrix, torch.device("cpu")), ByteSieve(matrix)):
+    for sieve in (PlainSieve(matrix, torch.device("cpu")), ByteSieve(matrix, greatest_code())):
         apart = sieve.slack(vectors.flatten(0, 1).numpy()).most
         rough, log_partition = rough_scores(sieve, vectors, weights)
         assert rough is not None
