@@ -103,8 +103,8 @@ def test_the_same_seed_gives_the_same_embedding_and_a_cut_does_not_show(
     kept = {"checkpoint": tmp_path / "signals.safetensors", "keep_every": 0.0}
     original = Loop.next_epoch
 
-    def cut(self: Loop) -> None:
-        original(self)
+    def cut(self: Loop, values: dict[str, float]) -> None:
+        original(self, values)
         if self.place.epoch == 2:
             raise KeyboardInterrupt
 

@@ -67,9 +67,9 @@ def cut_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], None]:
             return
         original, count = getattr(Loop, method), 0
 
-        def counted(self: Loop) -> None:
+        def counted(self: Loop, *given: dict[str, float]) -> None:
             nonlocal count
-            original(self)
+            original(self, *given)
             count += 1
             if count == calls:
                 raise Cut
@@ -309,7 +309,7 @@ def test_a_checkpoint_that_is_damaged_or_of_another_model_says_what_to_do(tmp_pa
     path = tmp_path / "stage.safetensors"
     network = nn.Linear(2, 2)
     optimiser = torch.optim.AdamW(network.parameters())
-    Loop(path, {"x": network}, optimiser, every=0.0).next_epoch()
+    Loop(path, {"x": network}, optimiser, every=0.0).next_epoch({})
     for damage in (b"", b"\xff" * 40, path.read_bytes()[:-3]):
         (tmp_path / "damaged.safetensors").write_bytes(damage)
         with pytest.raises(ValueError, match=r"^\S+ is damaged .*: start over with --fresh$"):

@@ -58,12 +58,23 @@ class LanguagePart(Part):
     include_base: bool
 
 
-class TrunkPart(Part):
-    """The causal language model (model/continuous/backbone.py) and its training by catalogue softmax."""
+class AttentionPart(Part):
+    """A transformer of some width, in heads."""
 
     width: Count
-    layers: Count
     heads: Count
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        if self.width % (2 * self.heads):  # rotary positions turn pairs of features
+            raise ValueError(f"width {self.width} must be an even multiple of heads {self.heads}")
+        return self
+
+
+class TrunkPart(AttentionPart):
+    """The causal language model (model/continuous/backbone.py) and its training by catalogue softmax."""
+
+    layers: Count
     feed_forward: Count
     kernel: Count
     max_history: Count
@@ -80,12 +91,6 @@ class TrunkPart(Part):
     weight_decay: Annotated[float, Field(ge=0)]
     validation_users: Count
     bf16: bool
-
-    @model_validator(mode="after")
-    def _heads_fit(self) -> Self:
-        if self.width % (2 * self.heads):  # rotary positions turn pairs of features
-            raise ValueError(f"width {self.width} must be an even multiple of heads {self.heads}")
-        return self
 
 
 class TextHalfPart(Part):

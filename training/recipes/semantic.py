@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Self
 from pydantic import Field, model_validator
 
 from training.recipe import Count, Part, Positive, Recipe, Share
-from training.recipes.continuous import SignalsPart
+from training.recipes.continuous import AttentionPart, SignalsPart
 
 Whole = Annotated[int, Field(ge=0)]
 
@@ -31,11 +31,9 @@ class CodesPart(Part):
         return self
 
 
-class NetworkPart(Part):
+class NetworkPart(AttentionPart):
     """The masked-diffusion network over semantic ids (model/semantic/network.py) and its training."""
 
-    width: Count
-    heads: Count
     feed_forward: Count
     decoder_feed_forward: Count
     encoder_layers: Count
@@ -60,12 +58,6 @@ class NetworkPart(Part):
     weight_decay: Annotated[float, Field(ge=0)]
     validation_users: Count
     bf16: bool
-
-    @model_validator(mode="after")
-    def _heads_fit(self) -> Self:
-        if self.width % (2 * self.heads):  # rotary positions turn pairs of features
-            raise ValueError(f"width {self.width} must be an even multiple of heads {self.heads}")
-        return self
 
 
 class DecodingPart(Part):

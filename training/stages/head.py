@@ -111,13 +111,9 @@ def fit_head(
             for weight in sorted({w for w in part.weights if w > 0}):
                 mixture = replace(standing, weight=weight)
                 chose, _ = two_halves(validate(anchor.with_head(head, mixture)))
-                reached = chose.ndcg(10)
-                values[f"ndcg@10 lambda={weight:g}"] = reached
-                if place.best is None or reached > place.best:
-                    place.best, place.best_weight = reached, weight
-                    loop.remember()
-            place.epochs.append(values)
-            loop.next_epoch()
+                values[f"ndcg@10 lambda={weight:g}"] = chose.ndcg(10)
+                loop.keep_if_best(chose.ndcg(10), weight)
+            loop.next_epoch(values)
             progress("head", place.epoch, part.epochs, values)
         loop.finish()
         head.eval()

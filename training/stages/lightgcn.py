@@ -96,8 +96,7 @@ def fit_graph(
             total += _step(embeddings, graph, optimiser, user, users + taken, users + others, layers) * len(batch)
         loop.check("LightGCN", "signals.lightgcn_rate", total)
         values = {"loss": total / len(pairs)}
-        place.epochs.append(values)
-        loop.next_epoch()
+        loop.next_epoch(values)
         progress("lightgcn", place.epoch, epochs, values)
         if watch is not None and watch(place.epoch, found):
             break

@@ -6,8 +6,8 @@
             ...                        # one step
             loop.step()                # now and then writes everything
         loop.check("the trunk", "trunk.learning_rate", loss)
-        loop.remember()                # this epoch is the best so far
-        loop.next_epoch()
+        loop.keep_if_best(ndcg)        # on validation
+        loop.next_epoch({"loss": loss, "ndcg@10": ndcg})
     loop.finish()                      # the best comes back, and the stage is kept as done
 
 Everything is weights, the optimiser's moments, the best weights so far, the states of the random generators and the
@@ -90,12 +90,16 @@ class Loop:
         if not all(map(math.isfinite, numbers)):
             raise ValueError(f"{whose}'s loss is not finite in epoch {self.place.epoch + 1}: lower {setting}")
 
-    def remember(self) -> None:
-        """The weights as they are now are the best."""
-        self._best = {name: tensor.detach().clone() for name, tensor in self._weights()}
+    def keep_if_best(self, reached: float, weight: float = 0.0) -> None:
+        """The weights as they are come back at the end, where none before reached as much. weight: of the mixture."""
+        place = self.place
+        if place.best is None or reached > place.best:
+            place.best, place.best_epoch, place.best_weight = reached, place.epoch + 1, weight
+            self._best = {name: tensor.detach().clone() for name, tensor in self._weights()}
 
-    def next_epoch(self) -> None:
-        """After the last step of an epoch and what was measured then. Writes, unless epochs are shorter than that."""
+    def next_epoch(self, values: dict[str, float]) -> None:
+        """After the last step of an epoch, with what was measured. Writes, unless epochs are shorter than that."""
+        self.place.epochs.append(values)
         self.place.epoch += 1
         self.place.batch = 0
         self.place.sums = []
@@ -103,7 +107,7 @@ class Loop:
             self._write()
 
     def finish(self) -> None:
-        """Brings the remembered weights back, where there are any, and keeps the stage as done."""
+        """Brings the best weights back, where there are any, and keeps the stage as done."""
         if self._best:
             _load(self._modules, self._best)
         if not self.place.finished:

@@ -119,11 +119,8 @@ def fit_semantic(
             )
             values = dict(zip(Losses._fields[:-1], (loss / positions for loss in sums), strict=True))
             values |= {"hr@10": metrics.hr(10), "ndcg@10": metrics.ndcg(10)}
-            place.epochs.append(values)
-            if place.best is None or values["ndcg@10"] > place.best:
-                place.best, place.best_epoch = values["ndcg@10"], place.epoch + 1
-                loop.remember()
-            loop.next_epoch()
+            loop.keep_if_best(values["ndcg@10"])
+            loop.next_epoch(values)
             progress("network", place.epoch, part.epochs, values)
         loop.finish()
     return FittedNetwork(network.eval(), place.epochs, place.best_epoch)

@@ -67,8 +67,7 @@ def fit_tokenizer(
             total += float(loss.detach()) * len(rows)
         loop.check("the tokenizer", "tokenizer.learning_rate", total)
         values = {"loss": total / len(used)}
-        place.epochs.append(values)
-        loop.next_epoch()
+        loop.next_epoch(values)
         progress("tokenizer", place.epoch, part.epochs, values)
     loop.finish()
     tokenizer.eval()

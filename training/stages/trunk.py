@@ -121,11 +121,8 @@ def fit_trunk(
                 recommender_scorer(recommender), prepared, "validation", users=part.validation_users, seed=seed
             )
             values = {"loss": loss_sum / positions, "hr@10": metrics.hr(10), "ndcg@10": metrics.ndcg(10)}
-            place.epochs.append(values)
-            if place.best is None or values["ndcg@10"] > place.best:
-                place.best, place.best_epoch = values["ndcg@10"], place.epoch + 1
-                loop.remember()
-            loop.next_epoch()
+            loop.keep_if_best(values["ndcg@10"])
+            loop.next_epoch(values)
             progress("trunk", place.epoch, part.epochs, values)
         loop.finish()
     return FittedTrunk(trunk.eval(), space, place.epochs, place.best_epoch)
