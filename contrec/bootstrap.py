@@ -14,13 +14,15 @@ since. Knows no step from the inside: each is one call into a room.
 from __future__ import annotations
 
 import asyncio
-import csv
 import hashlib
 import json
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import polars as pl
 
 from contrec.events import export_events, import_events
 from contrec.progress import Epochs, Teller, timed
@@ -30,6 +32,8 @@ from service.stores import open_store
 from service.stores.contract import StoredItem
 from training.data.prepare import prepare
 from training.data.prepared import Prepared
+from training.data.table import ITEM_COLUMNS
+from training.recipe import load_recipe
 
 RECIPE = "contrec"
 SIZE_OF_DEMO, SIZE = "tiny", "small"
@@ -45,7 +49,7 @@ KNOWN = {"u.data": "ml-100k", "movies.csv": "ml-latest-small"}
 class Target:
     """Where things go. work: prepared data and notes. name: the bundle's. store: its address.
 
-    size: of the recipe; None chooses.
+    size: of the recipe; None chooses. overrides: part.key=value over its own.
     """
 
     work: Path
@@ -53,6 +57,7 @@ class Target:
     name: str
     store: str
     size: str | None = None
+    overrides: tuple[str, ...] = ()
 
 
 def bootstrap(source: Path | None, target: Target, tell: Teller) -> Path:
@@ -70,7 +75,7 @@ def bootstrap(source: Path | None, target: Target, tell: Teller) -> Path:
     size = target.size or (SIZE_OF_DEMO if source is None and not forgotten else SIZE)
     if forgotten:
         tell("no data is named: what was made of yours stays, since the demo is only for where there is nothing")
-    elif done.get("source") != (digest := _digest(source, target.name, size)):
+    elif done.get("source") != (digest := _digest(source, target.name, size, target.overrides)):
         done = {"source": digest, "demo": source is None}
     folder = target.work / "prepared"
 
@@ -98,24 +103,40 @@ def bootstrap(source: Path | None, target: Target, tell: Teller) -> Path:
 
 
 def _trained(folder: Path, prepared: Prepared, target: Target, size: str, tell: Teller) -> Path:
-    """The active version if it was trained on this very data by this recipe, else a new one, trained and published."""
+    """The active version if it was trained on this very data by this recipe, else a new one, trained and published.
+
+    Training that was interrupted goes on where it was, as long as the data is the same.
+    """
+    wanted = load_recipe(RECIPE, size, target.overrides).model_dump(mode="json")  # a slip is told before torch loads
     found = active(target.bundles, target.name)
     if found is not None:
         manifest = verify(found)
-        if (manifest.recipe, manifest.data_fingerprint) == (f"{RECIPE}/{size}", prepared.fingerprint):
+        if (manifest.recipe_config, manifest.data_fingerprint) == ({"seed": SEED, **wanted}, prepared.fingerprint):
             return found
     import torch
 
     from training.train import train
 
+    runs = folder.with_name(f"{folder.name}.runs")
     threads = torch.get_num_threads()
     if size == "tiny":
         # Matrices this small gain nothing from a second thread; on a machine that is busy they wait for it, sevenfold.
         torch.set_num_threads(1)
     try:
         with timed(tell, f"training the {size} {RECIPE} recipe"), Epochs(tell) as progress:
-            path = train(folder, RECIPE, size, bundles=target.bundles, name=target.name, seed=SEED, progress=progress)
+            path = train(
+                folder,
+                RECIPE,
+                size,
+                bundles=target.bundles,
+                name=target.name,
+                seed=SEED,
+                overrides=target.overrides,
+                progress=progress,
+                runs=runs,
+            )
             activate(target.bundles, target.name, path.name)
+            shutil.rmtree(runs)  # and with it what runs on earlier data have left
     finally:
         torch.set_num_threads(threads)
     return path
@@ -133,7 +154,7 @@ def retrain(target: Target, items: Path | None, tell: Teller) -> Path:
     with timed(tell, "exporting the store's events"):
         tell(f"  {asyncio.run(export_events(target.store, events, passing=tell.passing))} events")
     if items is None and (known := _known_items(target)):
-        items = folder / "items.csv"
+        items = folder / "items.parquet"  # takes a text of any length
         _write_items(known, items)
     prepared = prepare("table", events, target.work / "retrained", items=items)
     size = target.size or (SIZE_OF_DEMO if _done(target.work).get("demo") else SIZE)
@@ -150,9 +171,9 @@ def _files(source: Path) -> list[Path]:
     return sorted(path for path in source.iterdir() if path.is_file() and not path.name.startswith("."))
 
 
-def _digest(source: Path | None, name: str, size: str) -> str:
+def _digest(source: Path | None, name: str, size: str, overrides: tuple[str, ...]) -> str:
     """Of the names and bytes of the source's files and of how they are trained."""
-    digest = hashlib.sha256(json.dumps([name, RECIPE, size, SEED]).encode())
+    digest = hashlib.sha256(json.dumps([name, RECIPE, size, SEED, *overrides]).encode())
     for path in [] if source is None else _files(source) if source.is_dir() else [source]:
         digest.update(json.dumps([path.name, path.stat().st_size]).encode())
         with path.open("rb") as file:
@@ -187,7 +208,7 @@ def _known_items(target: Target) -> list[Item]:
     if bundle is not None:
         found = {item.item_id: item for item in Catalogue.read(bundle / "catalogue.jsonl")}
     for one in asyncio.run(_said_since(target.store)):
-        if not one.withdrawn:
+        if not one.withdrawn and one.item_id.strip():  # a blank id can be put, and no table has it
             found[one.item_id] = Item(one.item_id, one.title, one.categories, one.text)
     return list(found.values())
 
@@ -201,8 +222,5 @@ async def _said_since(address: str) -> list[StoredItem]:
 
 
 def _write_items(items: Iterable[Item], out: Path) -> None:
-    with out.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("item_id", "title", "categories", "text"))
-        for item in items:
-            writer.writerow((item.item_id, item.title, "|".join(item.categories), item.text))
+    rows = [(item.item_id, item.title, "|".join(item.categories), item.text) for item in items]
+    pl.DataFrame(rows, schema=dict.fromkeys(ITEM_COLUMNS, pl.String), orient="row").write_parquet(out)

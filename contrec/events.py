@@ -177,6 +177,7 @@ def _csv_writer(file: IO[str]) -> Callable[[Event], Any]:
         value = "" if event.value is None else event.value
         cited = event.recommendation_id or ""
         time = int(event.time) if event.time.is_integer() else event.time
-        writer.writerow((event.user_id, event.item_id, time, value, event.type, event.event_id, cited))
+        kind = DISLIKED if event.negative else event.type  # a low rating, too: no training may learn to recommend it
+        writer.writerow((event.user_id, event.item_id, time, value, kind, event.event_id, cited))
 
     return write

@@ -21,7 +21,8 @@ PREFIX = "CONTREC_"
 
 # Variables with our prefix that belong to other rooms; every other unknown one is a likely slip of the pen.
 _ELSEWHERE = frozenset(  # read by other commands, and by the tests
-    f"{PREFIX}{name}" for name in ("CACHE", "COMPOSE", "DATA", "DEBUG", "FUZZ", "MIRROR", "NIGHTLY", "REQUIRE")
+    f"{PREFIX}{name}"
+    for name in ("CACHE", "COMPOSE", "DATA", "DEBUG", "FUZZ", "MIRROR", "NIGHTLY", "OVERRIDES", "REQUIRE")
 )
 
 

@@ -80,6 +80,10 @@ def _sentence(error: Exception) -> str | None:
 Prepared = Annotated[Path, typer.Argument(help="A folder that `contrec data prepare` wrote.")]
 Bundles = Annotated[Path, typer.Option("--bundles", envvar="CONTREC_BUNDLES", help="The folder of all bundles.")]
 Name = Annotated[str, typer.Option("--name", envvar="CONTREC_BUNDLE", help="The bundle's name.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", envvar="CONTREC_OVERRIDES", help="part.key=value over the recipe's own; may be repeated."),
+]
 Store = Annotated[str, typer.Option("--store", envvar="CONTREC_STORE", help="sqlite:///FILE or redis://HOST:PORT/DB")]
 Version = Annotated[str | None, typer.Option(help="A version of the bundle; default: the active one.")]
 BUNDLES, NAME, STORE = Path("bundles"), "contrec", "sqlite:///contrec.db"  # as in service.settings; a test says so

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from contrec.cli.common import BUNDLES, NAME, STORE, Bundles, Name, Store, app, told
+from contrec.cli.common import BUNDLES, NAME, STORE, Bundles, Name, Overrides, Store, app, told
 
 Work = Annotated[Path, typer.Option(help="Where prepared data is kept, and what was done already.")]
 Size = Annotated[str | None, typer.Option(help="tiny, small, base or llm; default: tiny for the demo, else small.")]
@@ -23,6 +23,7 @@ def bootstrap(
     name: Name = NAME,
     store: Store = STORE,
     size: Size = None,
+    overrides: Overrides = None,
 ) -> None:
     """Prepare, train, publish and import the histories; what was done already is left alone."""
     from contrec.bootstrap import Target
@@ -30,7 +31,7 @@ def bootstrap(
     from contrec.progress import telling
 
     with telling() as tell:
-        run(source, Target(work, bundles, name, store, size), tell)
+        run(source, Target(work, bundles, name, store, size, tuple(overrides or ())), tell)
 
 
 @app.command()
@@ -44,6 +45,7 @@ def retrain(
     name: Name = NAME,
     store: Store = STORE,
     size: Size = None,
+    overrides: Overrides = None,
 ) -> None:
     """Train on every event of the store, publish the bundle and make it the active one."""
     from contrec.bootstrap import Target
@@ -51,5 +53,5 @@ def retrain(
     from contrec.progress import telling
 
     with telling() as tell:
-        path = run(Target(work, bundles, name, store, size), items, tell)
+        path = run(Target(work, bundles, name, store, size, tuple(overrides or ())), items, tell)
     typer.echo(f"active: {name}/{path.name}")

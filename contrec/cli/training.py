@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from contrec.cli.common import BUNDLES, NAME, Bundles, Name, Prepared, Version, app, chosen, told
+from contrec.cli.common import BUNDLES, NAME, Bundles, Name, Overrides, Prepared, Version, app, chosen, told
 
 if TYPE_CHECKING:
     from model.recommender import Recommender
@@ -26,7 +26,7 @@ def train(
     bundles: Bundles = BUNDLES,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bundle.")] = 0,
     device: Annotated[str, typer.Option(help="Where torch computes: cpu, cuda, cuda:1.")] = "cpu",
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="part.key=value over the recipe's own.")] = None,
+    overrides: Overrides = None,
     runs: Annotated[Path, typer.Option(help="Where an interrupted run keeps what it needs to go on.")] = Path("runs"),
     baselines: Annotated[bool, typer.Option(help="Fit baselines too, for the table of the report.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over, whatever an interrupted run left.")] = False,

@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import redis
 from contrec.bootstrap import DONE, Target, bootstrap, retrain
 from contrec.progress import Teller
 from model import load_recommender
-from model.bundle import BundleError, active, list_bundles
+from model.bundle import BundleError, active, list_bundles, read_manifest
 from service.stores import open_store
 from service.stores.contract import Event, StoredItem
 from tests.redis_server import RedisServer
@@ -175,9 +176,60 @@ def test_the_first_bundle_may_come_of_events_and_items_that_were_sent_to_the_ser
         store = await open_store(target.store)
         await store.append(events)
         third = StoredItem("i3", title="The Third", categories=("Drama",))
-        await store.write_items([third, StoredItem("i4", withdrawn=True)])
+        long = StoredItem("i5", title="The Fifth", text="word " * 40_000)
+        await store.write_items([third, StoredItem("i4", withdrawn=True), StoredItem(" ", title="Blank"), long])
         await store.close()
 
     asyncio.run(send())
     catalogue = load_recommender(retrain(target, None, Teller(io.StringIO()))).catalogue
-    assert {item.item_id: item.title for item in catalogue} == {f"i{n}": "" for n in range(9)} | {"i3": "The Third"}
+    titles = {f"i{n}": "" for n in range(9)} | {"i3": "The Third", "i5": "The Fifth"}
+    assert {item.item_id: item.title for item in catalogue} == titles
+
+
+@pytest.mark.slow
+def test_settings_of_the_recipe_are_taken_and_others_train_again(shop: Path) -> None:
+    target, first = target_in(shop), served(shop)
+    asyncio.run(append(target.store, Event("new", "u0", "1", time=2e9)))
+    few = replace(target, overrides=("trunk.epochs=1", "head.epochs=0"))
+    second = retrain(few, None, Teller(io.StringIO()))
+    assert second != first
+    config = read_manifest(second).recipe_config
+    assert (config["trunk"]["epochs"], config["head"]["epochs"]) == (1, 0)
+    out = io.StringIO()
+    assert retrain(few, None, Teller(out)) == second
+    assert "training" not in out.getvalue(), "the same events by the same recipe are the same bundle"
+    assert retrain(replace(few, overrides=("trunk.epochs=2", "head.epochs=0")), None, Teller(out)) != second
+    assert "training" in out.getvalue()
+    with pytest.raises(ValueError, match=r"no setting trunk\.depth"):
+        retrain(replace(few, overrides=("trunk.depth=3",)), None, Teller(out))
+
+
+@pytest.mark.slow
+def test_training_that_was_interrupted_goes_on(shop: Path) -> None:
+    """A container that is stopped in its first hour of training."""
+    write_table(shop / "data", users=32)
+    target = target_in(shop)
+
+    class Stopped(Teller):
+        def passing(self, event: object) -> None:
+            if str(event).startswith("  trunk: epoch 2 "):
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bootstrap(shop / "data", target, Stopped(io.StringIO()))
+    runs = shop / "work" / "prepared.runs"
+    assert len(list(runs.glob("*/tokenizer.safetensors"))) == 1
+    first = next(runs.glob("*/tokenizer.safetensors")).stat().st_mtime_ns
+    out = io.StringIO()
+    seen: list[str] = []
+
+    class Watching(Teller):
+        def passing(self, event: object) -> None:
+            seen.append(str(event))
+            assert next(runs.glob("*/tokenizer.safetensors")).stat().st_mtime_ns == first
+
+    bootstrap(shop / "data", target, Watching(out))
+    assert "training" in out.getvalue()
+    assert seen
+    assert not any(line.startswith("  tokenizer") for line in seen), "it was fitted before the interruption"
+    assert not runs.exists()

@@ -86,6 +86,25 @@ def test_an_exported_csv_is_a_table_to_train_on(tmp_path: Path) -> None:
     assert [(str(value), kind) for *_, value, kind in rows.oldest_first()] == [("0.5", "click"), ("nan", "view")]
 
 
+def test_what_was_rated_low_is_no_like_in_the_table_to_train_on(tmp_path: Path) -> None:
+    """As the service has it: a rating below 3 is a dislike; a value of anything else is no rating."""
+    told = [("a", "rating", 5.0), ("b", "rating", 1.0), ("c", "dislike", None), ("d", "view", 1.0), ("a", "click", 2.0)]
+    events = [Event(f"e{n}", "u", item, kind, value, float(n)) for n, (item, kind, value) in enumerate(told)]
+    also = [Event(f"f{n}", "v", item, "like", time=float(n)) for n, item in enumerate("abcd")]
+    address = f"sqlite:///{tmp_path}/a.db"
+    asyncio.run(fill(address, events + also))
+    asyncio.run(export_events(address, tmp_path / "events.csv"))
+    prepared = prepare("table", tmp_path / "events.csv", tmp_path / "prepared")
+    assert prepared.negatives is not None
+    user = prepared.users.index("u")
+    span = slice(int(prepared.negatives.offsets[user]), int(prepared.negatives.offsets[user + 1]))
+    assert prepared.catalogue.ids(prepared.negatives.items[span]) == ["b", "c"]
+    assert prepared.catalogue.ids(prepared.history(user)) == ["a", "d", "a"]
+    asyncio.run(export_events(address, tmp_path / "events.jsonl"))
+    kept = {event.event_id: event for event in read_events(tmp_path / "events.jsonl")}
+    assert kept["e1"] == events[1], "what can be imported says what was said"
+
+
 def test_a_table_row_and_its_prepared_event_are_the_same_event(tmp_path: Path) -> None:
     table = tmp_path / "clicks.csv"
     rows = [f"u,i{n},{1_600_000_000 + n},{n % 5 + 1}" for n in range(5)]

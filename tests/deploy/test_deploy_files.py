@@ -66,16 +66,17 @@ def test_whatever_runs_on_is_confined() -> None:
 
 def test_the_compose_file_sets_only_settings_that_exist() -> None:
     known = {f"CONTREC_{name.upper()}" for name in Settings.model_fields}
-    for name in ("service", "trainer"):
+    for name, more in (("service", set()), ("trainer", {"CONTREC_OVERRIDES"})):
         asked = {variable for variable in compose()["services"][name]["environment"] if variable.startswith("CONTREC_")}
-        assert asked <= known, name
+        assert asked <= known | more, name
 
 
-def test_the_trainer_has_the_threads_that_it_is_given_or_every_core() -> None:
+@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "CONTREC_OVERRIDES"])
+def test_the_trainer_has_the_threads_and_settings_that_it_is_given(name: str) -> None:
     """Passed on as it is: with `${NAME:-}` it would be empty where nobody sets it, and libgomp complains of that."""
     trainer = compose()["services"]["trainer"]["environment"]
-    assert "OMP_NUM_THREADS" in trainer
-    assert trainer["OMP_NUM_THREADS"] is None
+    assert name in trainer
+    assert trainer[name] is None
 
 
 def test_secrets_are_given_or_invented_and_never_change_by_themselves(tmp_path: Path) -> None:
