@@ -332,19 +332,21 @@ def path_of(root: Path, name: str, version: str) -> Path:
 
 
 def current(root: Path, name: str) -> Current | None:
-    """Which version is active and which was before it, or None while none is. Raises BundleError when what it names is
-    not there."""
-    home = _home(root, name)
-    found = _read_current(home)
-    if found is not None and not (home / found.version).is_dir():
-        raise BundleError(f"{home / CURRENT} names version {found.version!r}, which is not there")
-    return found
+    """Which version is active and which was before it, whether or not they are there, or None while none is. Raises
+    BundleError for a file that names no version or cannot be read."""
+    return _read_current(_home(root, name))
 
 
 def active(root: Path, name: str) -> Path | None:
-    """The folder of the active version, or None while none is. Raises BundleError as `current` does."""
+    """The folder of the active version, or None while none is. Raises BundleError as `current` does, and when what it
+    names is not there."""
     found = current(root, name)
-    return None if found is None else path_of(root, name, found.version)
+    if found is None:
+        return None
+    path = path_of(root, name, found.version)
+    if not path.is_dir():
+        raise BundleError(f"{path.with_name(CURRENT)} names version {found.version!r}, which is not there")
+    return path
 
 
 def rollback(root: Path, name: str) -> Path:
@@ -391,7 +393,7 @@ def _point(home: Path, current: Current) -> None:
 
 
 def _read_current(home: Path) -> Current | None:
-    """None where nothing is active. Raises BundleError for a file that names no version."""
+    """None where nothing is active. Raises BundleError for a file that names no version or cannot be read."""
     file = home / CURRENT
     try:
         written = file.stat().st_mtime  # what a file from before moves had times says of them
@@ -400,6 +402,8 @@ def _read_current(home: Path) -> Current | None:
         numbers = (float(found.moved), float(found.previous_moved))
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise BundleError(f"{file} cannot be read: {error.strerror}") from error
     except (ValueError, TypeError):
         raise BundleError(f"{file} does not name a version") from None
     if not isinstance(found.version, str) or not isinstance(found.previous, str | None):

@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from model.bundle import BundleError, Current, Entry, after, current, list_bundles, set_current
+from model.bundle import BundleError, Current, Entry, after, current, list_bundles, path_of, set_current
 from service.bundles import Bundles
 from service.guard import Guard
 from service.stores.contract import Pointer, StoreUnavailable
@@ -47,11 +47,12 @@ class Following:
         async with self._turn:
             try:
                 wanted = await self._wanted()
+                if wanted is None:
+                    self._bundles.without(f"no version of the bundle {self._name!r} is active")
+                    return
+                await self._seek(wanted.version)
             except BundleError as error:
                 self._bundles.refuse(str(error))
-                return
-            if wanted is None:
-                self._bundles.without(f"no version of the bundle {self._name!r} is active")
                 return
             await self._take_up(wanted.version)
 
@@ -89,7 +90,10 @@ class Following:
 
     async def _look(self) -> None:
         wanted = await self._wanted()
-        if wanted is None or (wanted.version == self._bundles.version and self._bundles.reason is None):
+        if wanted is None:
+            return
+        await self._seek(wanted.version)
+        if wanted.version == self._bundles.version and self._bundles.reason is None:
             return
         if wanted.version == self._bundles.refused and time.monotonic() - self._tried < RETRY_S:
             return
@@ -117,9 +121,18 @@ class Following:
         except OSError as error:
             log.info("the folder of bundles is not ours to write (%s); the store's pointer says it all", error)
 
+    async def _seek(self, version: str) -> None:
+        """Raises BundleError where the folder has no such version (any more)."""
+        path = path_of(self._root, self._name, version)
+        if not await asyncio.to_thread(path.is_dir):
+            raise BundleError(f"{path} is to be served, and is not there")
+
     async def _wanted(self) -> Pointer | None:
-        """What counts now. Raises BundleError where the file names what is not there."""
-        file = current(self._root, self._name)
+        """What counts now, whether or not it is there. Raises BundleError where the file cannot be read.
+
+        Files are read beside the event loop: the folder may be a network's, and that may hang.
+        """
+        file = await asyncio.to_thread(current, self._root, self._name)
         with suppress(StoreUnavailable):
             heard = await self._guard.read("read_pointer", lambda store: store.read_pointer(self._name))
             if heard is not None and (self._pointer is None or heard.moved >= self._pointer.moved):
