@@ -43,8 +43,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, RedisError
 
+from service.stores import redis_scripts as scripts
 from service.stores.contract import (
-    HISTORY_TAIL,
     WRITES_WAIT,
     Appended,
     Event,
@@ -62,158 +62,8 @@ T = TypeVar("T")
 
 _PREFIX: Final = "contrec:"
 _VERSION: Final = struct.Struct("<Q")
-_POSITION_DIGITS: Final = 16
 _PAGE: Final = 1000
 _FORGET_AT_ONCE: Final = 300  # events of one script: some 15 ms in which Redis answers nobody else
-
-# Redis decides whether memory or persistence allow writes before a script starts, so the first write fails or
-# none does: the script as a whole is all or none.
-_APPEND: Final = """
-local function take_back(user, item, time)
-  local negatives = 'contrec:negatives:' .. user
-  local disliked = redis.call('ZSCORE', negatives, item)
-  if disliked and tonumber(disliked) < tonumber(time) then redis.call('ZREM', negatives, item) end
-end
-local new = {}
-for i = 1, #ARGV, 8 do
-  local id, user, item, time = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 5]
-  if redis.call('SADD', 'contrec:event_ids', id) == 1 then
-    local position = redis.call('INCR', 'contrec:position')
-    redis.call('XADD', 'contrec:log', string.format('%d-0', position), 'event_id', id, 'user_id', user, 'item_id', item,
-      'type', ARGV[i + 3], 'value', ARGV[i + 4], 'time', time, 'recommendation_id', ARGV[i + 6],
-      'negative', ARGV[i + 7])
-    redis.call('SADD', 'contrec:seen:' .. user, item)
-    redis.call('RPUSH', 'contrec:positions:' .. user, position)
-    if ARGV[i + 7] == '1' then
-      local liked = redis.call('ZSCORE', 'contrec:older:' .. user, item)
-      if not liked or tonumber(liked) <= tonumber(time) then
-        redis.call('ZADD', 'contrec:negatives:' .. user, 'GT', time, item)
-      end
-    else
-      local history = 'contrec:history:' .. user
-      redis.call('ZADD', history, time, string.format('%0POSITION_DIGITSd', position) .. item)
-      redis.call('ZINCRBY', 'contrec:popular', -1, item)
-      take_back(user, item, time)
-      local beyond = redis.call('ZCARD', history) - TAIL
-      local out = beyond > 0 and redis.call('ZPOPMIN', history, beyond) or {}
-      for j = 1, #out, 2 do
-        local old = string.sub(out[j], POSITION_DIGITS + 1)
-        redis.call('ZADD', 'contrec:older:' .. user, 'GT', out[j + 1], old)
-        take_back(user, old, out[j + 1])
-      end
-    end
-    new[#new + 1] = (i - 1) / 8
-  end
-end
-return new
-""".replace("TAIL", str(HISTORY_TAIL)).replace("POSITION_DIGITS", str(_POSITION_DIGITS))
-
-# KEYS: the tokens key of each user. ARGV: the users. One moment for each of them, and one answer to parse for all.
-_READ_USERS: Final = """
-local found = {}
-for i, user in ipairs(ARGV) do
-  found[i] = {
-    redis.call('LINDEX', 'contrec:positions:' .. user, -1),
-    redis.call('ZRANGE', 'contrec:history:' .. user, 0, -1, 'WITHSCORES'),
-    redis.call('ZRANGE', 'contrec:negatives:' .. user, 0, -1, 'WITHSCORES'),
-    redis.call('SMEMBERS', 'contrec:seen:' .. user),
-    redis.call('GET', KEYS[i]),
-  }
-end
-return found
-"""
-
-# KEYS: tokens key. ARGV: user, bundle, version, value (version bytes + tokens), ttl in milliseconds.
-_WRITE_TOKENS: Final = """
-if redis.call('EXISTS', 'contrec:positions:' .. ARGV[1]) == 0 then return 0 end
-local held = redis.call('GETRANGE', KEYS[1], 0, 7)
-if #held == 8 and struct.unpack('<I8', held) > tonumber(ARGV[3]) then return 0 end
-redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[5])
-redis.call('SADD', 'contrec:bundles:' .. ARGV[1], ARGV[2])
-return 1
-"""
-
-# ARGV: user. Nobody who reads finds the user afterwards, whatever the number of their events: what is left of them is
-# under names of its own. Returns these: that of this history, and those of erasures that were interrupted.
-_LEAVE: Final = """
-local user = ARGV[1]
-local last = redis.call('LINDEX', 'contrec:positions:' .. user, -1)
-if last then
-  redis.call('RENAME', 'contrec:positions:' .. user, 'contrec:erased:' .. last)
-  redis.call('SADD', 'contrec:erasing:' .. user, last)
-end
-for _, bundle in ipairs(redis.call('SMEMBERS', 'contrec:bundles:' .. user)) do
-  redis.call('DEL', 'contrec:tokens:' .. bundle .. ':' .. user)
-end
-for _, kind in ipairs({'history:', 'seen:', 'older:', 'negatives:', 'bundles:'}) do
-  redis.call('UNLINK', 'contrec:' .. kind .. user)
-end
-return redis.call('SMEMBERS', 'contrec:erasing:' .. user)
-"""
-
-# ARGV: user, a name that _LEAVE returned, how many events. Returns how many were removed, 0 when none was left.
-_FORGET: Final = """
-local left = 'contrec:erased:' .. ARGV[2]
-local positions = redis.call('LPOP', left, ARGV[3]) or {}
-for _, position in ipairs(positions) do
-  local entry = redis.call('XRANGE', 'contrec:log', position .. '-0', position .. '-0')[1]
-  if entry then
-    redis.call('SREM', 'contrec:event_ids', entry[2][2])
-    if entry[2][16] ~= '1' then
-      local count = tonumber(redis.call('ZINCRBY', 'contrec:popular', 1, entry[2][6]))
-      if count >= 0 then redis.call('ZREM', 'contrec:popular', entry[2][6]) end
-    end
-    redis.call('XDEL', 'contrec:log', position .. '-0')
-  end
-end
-if redis.call('EXISTS', left) == 0 then redis.call('SREM', 'contrec:erasing:' .. ARGV[1], ARGV[2]) end
-return #positions
-"""
-
-# ARGV: user, after, how many. The positions behind `after`: they ascend, so the first one is found by halves.
-_POSITIONS: Final = """
-local positions, after = 'contrec:positions:' .. ARGV[1], tonumber(ARGV[2])
-local low, high = 0, redis.call('LLEN', positions)
-while low < high do
-  local middle = math.floor((low + high) / 2)
-  if tonumber(redis.call('LINDEX', positions, middle)) > after then high = middle else low = middle + 1 end
-end
-return redis.call('LRANGE', positions, low, low + ARGV[3] - 1)
-"""
-
-# ARGV: item, JSON, item, JSON, ... The versions are those of contract.next_version, by the clock of the server, which
-# all replicas share; a double holds them exactly.
-_WRITE_ITEMS: Final = """
-local version = tonumber(redis.call('GET', 'contrec:catalogue') or 0)
-local now = redis.call('TIME')
-for i = 1, #ARGV, 2 do
-  version = math.max(version + 1, now[1] * 1000 + math.floor(now[2] / 1000))
-  redis.call('HSET', 'contrec:items', ARGV[i], ARGV[i + 1])
-  redis.call('ZADD', 'contrec:items_by_version', version, ARGV[i])
-end
-if #ARGV > 0 then redis.call('SET', 'contrec:catalogue', string.format('%.0f', version)) end
-return version
-"""
-
-# ARGV: the version that the reader has. Item by item, as HMGET with all of them could pass what Lua unpacks.
-_READ_ITEMS: Final = """
-local version = tonumber(redis.call('GET', 'contrec:catalogue') or 0)
-local found = {version}
-if version > tonumber(ARGV[1]) then
-  for _, item in ipairs(redis.call('ZRANGEBYSCORE', 'contrec:items_by_version', '(' .. ARGV[1], '+inf')) do
-    found[#found + 1] = redis.call('HGET', 'contrec:items', item)
-  end
-end
-return found
-"""
-
-# KEYS: pointer key. ARGV: version, previous or nothing, moved.
-_WRITE_POINTER: Final = """
-if tonumber(ARGV[3]) >= tonumber(redis.call('HGET', KEYS[1], 'moved') or 0) then
-  redis.call('HSET', KEYS[1], 'version', ARGV[1], 'previous', ARGV[2], 'moved', ARGV[3])
-end
-return redis.call('HMGET', KEYS[1], 'version', 'previous', 'moved')
-"""
 
 
 class RedisStore:
@@ -222,16 +72,16 @@ class RedisStore:
     def __init__(self, redis: Redis, timeout: float) -> None:
         self._redis = redis
         self._timeout = timeout
-        self._append = redis.register_script(_APPEND)
-        self._read_users = redis.register_script(_READ_USERS)
+        self._append = redis.register_script(scripts.APPEND)
+        self._read_users = redis.register_script(scripts.READ_USERS)
         self._reads: Gather[tuple[str, str], UserRecord] = Gather(self._read_many)
-        self._write_tokens = redis.register_script(_WRITE_TOKENS)
-        self._leave = redis.register_script(_LEAVE)
-        self._forget = redis.register_script(_FORGET)
-        self._positions = redis.register_script(_POSITIONS)
-        self._write_items = redis.register_script(_WRITE_ITEMS)
-        self._read_items = redis.register_script(_READ_ITEMS)
-        self._write_pointer = redis.register_script(_WRITE_POINTER)
+        self._write_tokens = redis.register_script(scripts.WRITE_TOKENS)
+        self._leave = redis.register_script(scripts.LEAVE)
+        self._forget = redis.register_script(scripts.FORGET)
+        self._positions = redis.register_script(scripts.POSITIONS)
+        self._write_items = redis.register_script(scripts.WRITE_ITEMS)
+        self._read_items = redis.register_script(scripts.READ_ITEMS)
+        self._write_pointer = redis.register_script(scripts.WRITE_POINTER)
 
     @classmethod
     def connect(
@@ -355,11 +205,13 @@ class RedisStore:
 def _record(
     version: bytes | None, positives: list[bytes], negatives: list[bytes], seen: list[bytes], tokens: bytes | None
 ) -> UserRecord:
-    """What `_READ_USERS` found of one user. positives, negatives: member, score, member, score and so on."""
+    """What `scripts.READ_USERS` found of one user. positives, negatives: member, score, member, score and so on."""
     known = tokens is not None and len(tokens) >= _VERSION.size
     history, disliked = positive_tail(
         zip(
-            map(float, positives[1::2]), (member[_POSITION_DIGITS:].decode() for member in positives[::2]), strict=True
+            map(float, positives[1::2]),
+            (member[scripts.POSITION_DIGITS :].decode() for member in positives[::2]),
+            strict=True,
         ),
         dict(zip((item_id.decode() for item_id in negatives[::2]), map(float, negatives[1::2]), strict=True)),
     )

@@ -38,6 +38,20 @@ class TestRedis(StoreContract):
             assert all(key.startswith(b"contrec:") for key in plain.scan_iter())
         assert volatile == {b"contrec:tokens:movies/1:ann"}
 
+    async def test_a_user_does_not_grow_with_every_bundle_that_they_have_met(
+        self, store: Store, redis_server: RedisServer
+    ) -> None:
+        await store.append([event("ann", "a")])
+        await store.write_tokens("ann", "movies/kept", 1, b"tokens", ttl=60.0)
+        for night in range(5):
+            await store.write_tokens("ann", f"movies/{night}", 1, b"tokens", ttl=0.001)
+            await asyncio.sleep(0.01)
+        await store.write_tokens("ann", "movies/last", 1, b"tokens", ttl=60.0)
+        with redis.Redis(port=redis_server.port) as plain:
+            assert plain.smembers("contrec:bundles:ann") == {b"movies/kept", b"movies/last"}
+            await store.erase("ann")
+            assert set(plain.keys()) <= {b"contrec:position", b"contrec:log"}
+
     async def test_erase_leaves_no_key_of_the_user(self, store: Store, redis_server: RedisServer) -> None:
         await store.append([event("ann", "a")])
         await store.write_tokens("ann", BUNDLE, 1, b"tokens", ttl=60.0)
