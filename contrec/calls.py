@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 from uuid import uuid4
@@ -40,7 +40,7 @@ class Call(Generic[Answer]):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One interaction. event_id: made here where none is given, so that sending it again counts once."""
+    """One interaction. event_id: made here where none is given, so that sending this event again counts once."""
 
     user_id: str
     item_id: str
@@ -48,12 +48,11 @@ class Event:
     value: float | None = None
     time: float | None = None
     recommendation_id: str | None = None
-    event_id: str | None = None
+    event_id: str = field(default_factory=lambda: uuid4().hex)
 
     def body(self) -> dict[str, Any]:
         """As the service reads it."""
         fields = {name: getattr(self, name) for name in self.__slots__}
-        fields["event_id"] = self.event_id or uuid4().hex
         return {name: value for name, value in fields.items() if value is not None}
 
 

@@ -24,6 +24,7 @@ import polars as pl
 
 from model.catalogue import Item, Mask, Rows
 from model.recommender import Dials, Floats, Recommender
+from service.shaping import Shape
 from service.stores.contract import HISTORY_TAIL, Store, positive_tail
 from training.data.prepared import Prepared
 
@@ -33,11 +34,12 @@ Passing = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Viewer:
-    """A user: what the model reads, oldest first, and what must not come back (rows)."""
+    """A user: what the model reads, oldest first, what must not come back, and of that what they dislike (rows)."""
 
     user_id: str
     history: Rows
     seen: Rows
+    disliked: Rows = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +55,12 @@ class Audience:
     unknown: int = 0
 
     def digest(self) -> str:
-        """sha256 over every user, history and seen set."""
+        """sha256 over every user with all that is told of them."""
         digest = hashlib.sha256()
         for viewer in self.viewers:
             digest.update(json.dumps(viewer.user_id).encode())
-            digest.update(viewer.history.tobytes() + b"|" + viewer.seen.tobytes())
+            for rows in (viewer.history, viewer.seen, viewer.disliked):
+                digest.update(rows.tobytes() + b"|")
         digest.update(self.withdrawn.tobytes())
         return digest.hexdigest()
 
@@ -128,9 +131,9 @@ async def of_store(store: Store, recommender: Recommender) -> Audience:
         own = sorted(events[user_id])
         negatives = {item_id: time for time, _, item_id, negative in own if negative}  # the newest of each stays
         positive = [(time, item_id) for time, _, item_id, negative in own if not negative]
-        history, _ = positive_tail(positive[-HISTORY_TAIL:], negatives)
+        history, disliked = positive_tail(positive[-HISTORY_TAIL:], negatives)
         seen = np.unique(catalogue.rows(item_id for _, _, item_id, _ in own))
-        viewers.append(Viewer(user_id, catalogue.rows(history), seen))
+        viewers.append(Viewer(user_id, catalogue.rows(history), seen, catalogue.rows(sorted(disliked))))
         unknown += sum(catalogue.row(item_id) is None for _, _, item_id, _ in own)
     withdrawn = catalogue.rows(item.item_id for item in said if item.withdrawn)
     return Audience(recommender, viewers, withdrawn, unknown)
@@ -203,7 +206,12 @@ def _lists(
     for viewer, taste in zip(viewers, tastes, strict=True):
         mask = eligible.copy()
         mask[viewer.seen] = False
-        yield recommender.retrieve(taste, mask, plan.k)
+        shape = Shape(avoid=viewer.disliked)
+        if len(viewer.history):
+            rows, scores = recommender.retrieve(taste, mask, shape.depth(plan.k))
+        else:  # nothing to go by: by counts, as the service has it
+            rows, scores = recommender.neighbours(viewer.history, mask, shape.depth(plan.k))
+        yield shape.of(recommender, rows, scores, plan.k) if shape.asked else (rows, scores)
 
 
 def _seed(seed: int, user_id: str) -> int:

@@ -157,6 +157,7 @@ class Answers:
             )
             picked = await self._pick(question, request.user_id if request.history is None else None, user)
             items = described(served, picked.rows, picked.scores)
+            self.insights.ranked(served)
         answer = RankAnswer(
             items=items,
             unknown=unknown,

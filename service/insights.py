@@ -6,6 +6,7 @@ in a digit that tells the rung of the ladder (`from_rung`) and eight that tell i
 that cites it counts for both in any replica, without looking anything up.
 
     insights.answered(served, rows, history_length=12)      # once an answer
+    insights.ranked(served)                                 # once an answer whose items the asker chose
     insights.cited(recommendation_id, "click")              # once an event that was kept
 """
 
@@ -84,10 +85,8 @@ class Insights:
     def answered(self, served: Served, rows: Rows, history_length: int | None) -> None:
         """Counts one list. rows: as it was answered, best first. history_length: None of a list that was made for no
         user: it was shown, and says nothing of what users are recommended."""
-        if served.label != self._label or len(self._shown) != len(served.recommender.catalogue):
-            self._take_up(served)
+        self.ranked(served)
         metrics = self._metrics
-        metrics.lists.labels(bundle=served.label).inc()
         self._shown[rows] = time.monotonic()
         if history_length is None:
             return
@@ -98,6 +97,12 @@ class Insights:
         metrics.list_popularity.observe(float(self._popularity[head].mean()))
         if (mixed := diversity(served.recommender.catalogue, head)) is not None:
             metrics.list_diversity.observe(mixed)
+
+    def ranked(self, served: Served) -> None:
+        """Counts one list that can be cited, and says nothing of its items: those of /rank are the asker's own."""
+        if served.label != self._label or len(self._shown) != len(served.recommender.catalogue):
+            self._take_up(served)
+        self._metrics.lists.labels(bundle=served.label).inc()
 
     def cited(self, recommendation_id: str, event_type: str) -> None:
         """Counts an event that follows from a recommendation; `other` where its bundle is not known here any more."""

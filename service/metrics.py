@@ -131,7 +131,7 @@ class Metrics:
         # What is recommended: insights.py.
         self.lists = Counter(
             "contrec_lists",
-            "Lists of /recommend, /popular and /items/{item_id}/similar, by the bundle they came from.",
+            "Lists of /recommend, /rank, /popular and /items/{item_id}/similar, by the bundle they came from.",
             ["bundle"],
             registry=self.registry,
         )

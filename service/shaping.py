@@ -28,7 +28,7 @@ class Shape:
 
     @property
     def asked(self) -> bool:
-        """Whether the list would come out as it went in."""
+        """Whether the list may come out otherwise than it went in."""
         return self.diversity > 0 or len(self.avoid) > 0
 
     def depth(self, k: int) -> int:

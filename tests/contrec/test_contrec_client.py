@@ -81,6 +81,8 @@ def test_a_user_from_the_first_event_to_their_erasure(client: Client) -> None:
     once = Event("ann", "i37", event_id="e1")
     assert client.tell(once).accepted == 1
     assert client.tell(once).repeated == 1
+    unnamed = Event("ann", "i36")
+    assert [client.tell(unnamed).accepted, client.tell(unnamed).accepted] == [1, 0], "the event, not the call, is named"
     answer = client.recommend("ann", k=3, deny=Selection(items=["i36"]), explain=True)
     assert len(answer.items) == 3
     assert not {item.item_id for item in answer.items} & {"i36", "i37", "i38", "i39"}
@@ -92,8 +94,8 @@ def test_a_user_from_the_first_event_to_their_erasure(client: Client) -> None:
     assert [event.item_id for event in stored.events] == ["i39", "i38"]
     assert stored.disliked == ["i38"]
     assert stored.next is not None
-    assert len(client.user("ann", after=stored.next).events) == 2
-    assert client.erase("ann").events == 4
+    assert len(client.user("ann", after=stored.next).events) == 3
+    assert client.erase("ann").events == 5
     with pytest.raises(Refused, match="nothing is stored"):
         client.user("ann")
 

@@ -23,6 +23,7 @@ from model.catalogue import Catalogue, Item
 from model.recommender import Popular
 from service.stores import open_store
 from service.stores.contract import Event, StoredItem, append_all
+from tests.service.toy import Circle, running
 from training.data.clean import Cleaning
 from training.data.prepare import prepare
 from training.data.prepared import Prepared
@@ -181,6 +182,30 @@ async def test_the_users_of_a_store_are_those_that_the_service_would_answer(popu
     ]
     await asyncio.to_thread(recommend_all, audience, tmp_path / "x.parquet", Plan(bundle="p/1"))
     assert _lists(tmp_path / "x.parquet") == {"u": ["i1"], "v": ["i0", "i2", "new"]}
+
+
+async def test_the_users_of_a_store_get_the_lists_that_the_service_gives_them(tmp_path: Path) -> None:
+    """One who likes and dislikes, one who likes, one who only dislikes, and one of whose items none is known."""
+    circle = Circle()
+    told = {
+        "ann": [("i3", "like"), ("i9", "dislike"), ("i20", "view"), ("i22", "dislike")],
+        "bob": [("i3", "like"), ("i20", "view")],
+        "cid": [("i0", "dislike")],
+        "dee": [("?", "view")],
+    }
+    async with running(circle, store=f"sqlite:///{tmp_path}/a.db") as run:
+        events = [
+            {"event_id": f"{user}{n}", "user_id": user, "item_id": item, "type": kind, "time": n}
+            for user, own in told.items()
+            for n, (item, kind) in enumerate(own)
+        ]
+        assert (await run.client.post("/events", json={"events": events})).json()["accepted"] == len(events)
+        alone = {user: await run.ids(user_id=user, k=8) for user in told}
+        audience = await of_store(run.service.store, circle)
+    await asyncio.to_thread(recommend_all, audience, tmp_path / "x.parquet", Plan(bundle="circle/1", k=8))
+    assert _lists(tmp_path / "x.parquet") == alone
+    assert alone["ann"] != alone["bob"]
+    assert alone["ann"][:2] != ["i21", "i23"], "the nearest are like what ann dislikes"
 
 
 def test_what_a_user_did_not_like_is_seen(tmp_path: Path, popular: Popular) -> None:

@@ -88,6 +88,17 @@ async def test_a_list_without_a_user_is_shown_and_cited_but_says_nothing_of_reco
         assert value(run, "contrec_cited_events_total", bundle="other", source="other", type="click") == 1
 
 
+async def test_a_ranking_is_a_list_that_can_be_cited_and_shows_nothing_of_its_own_choice() -> None:
+    async with running(Circle()) as run:
+        for n in range(2):
+            answer = (await run.client.post("/rank", json={"history": ["i3"], "items": ["i9", "i4"]})).json()
+            await click(run, str(n), answer)
+        assert value(run, "contrec_cited_events_total", bundle="circle/1", source="model", type="click") == 2
+        assert value(run, "contrec_lists_total", bundle="circle/1") == 2
+        assert value(run, "contrec_shown_items") == 0
+        assert value(run, "contrec_history_items_count") == 0
+
+
 async def test_a_cold_user_is_a_history_of_zero() -> None:
     async with running(Circle()) as run:
         await run.recommend(user_id="nobody")
