@@ -39,8 +39,7 @@ def by_popularity(metrics: Metrics, prepared: Prepared) -> list[dict[str, Any]]:
 
     share: of all training interactions that went to this tenth of the items.
     """
-    _, items = prepared.train_histories()
-    counts = np.bincount(items, minlength=len(prepared.catalogue))
+    counts = prepared.train_counts()
     place = np.empty(len(counts), dtype=np.int64)
     place[np.argsort(-counts, kind="stable")] = np.arange(len(counts))
     tenth = place * 10 // len(counts)  # (N,) 0 is the most popular

@@ -26,6 +26,10 @@ class Space(nn.Module):
         """(N, width) the vectors E."""
         raise TypeError(f"{type(self).__name__} makes no vectors")
 
+    def placed(self) -> Tensor | None:
+        """(N, width) where each item would lie if it were new; None where nothing is said of items."""
+        return None
+
 
 class ItemSpace(Space):
     """tokens: (N, K, D) from the tokenizer, frozen. width: of E."""
@@ -44,7 +48,10 @@ class ItemSpace(Space):
 
     def forward(self) -> Tensor:
         """(N, width) the vectors E."""
-        vectors: Tensor = self.project(self.tokens) + self.residual
+        return self.placed() + self.residual
+
+    def placed(self) -> Tensor:
+        vectors: Tensor = self.project(self.tokens)
         return vectors
 
 
@@ -74,8 +81,11 @@ class TextSpace(Space):
 
     def forward(self) -> Tensor:
         """(N, width) the vectors E."""
+        return self.placed() if self.residual is None else self.placed() + self.residual
+
+    def placed(self) -> Tensor:
         vectors: Tensor = self.place(self.text)
-        return vectors if self.residual is None else vectors + self.residual
+        return vectors
 
 
 class TextPlace(nn.Module):

@@ -158,6 +158,10 @@ class Prepared:
         """(offsets (U + 1,), items) of the training events alone: what everything fitted may see."""
         return _kept(self.offsets, self.items, self.split == TRAIN)
 
+    def train_counts(self) -> NDArray[np.int64]:
+        """(N,) training events of each item."""
+        return np.bincount(self.train_histories()[1], minlength=len(self.catalogue)).astype(np.int64)
+
     def train_negatives(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """(offsets (U + 1,), items): what each user did not like in the training period, oldest first.
 

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.cold import starting_bias
 from model.semantic.codes import MASKED, Digits
 from model.semantic.cold import ColdIds
 from model.semantic.decoding import Decoding
@@ -123,7 +124,17 @@ def fit_semantic(
             loop.next_epoch(values)
             progress("network", place.epoch, part.epochs, values)
         loop.finish()
+    _settle(network, prepared)
     return FittedNetwork(network.eval(), place.epochs, place.best_epoch)
+
+
+@torch.no_grad()
+def _settle(network: SemanticNetwork, prepared: Prepared) -> None:
+    """Makes what nobody has met as good as new: it was never the answer, and training has pushed it away."""
+    counts = torch.from_numpy(prepared.train_counts())
+    unmet = (counts == 0).to(network.bias.device)
+    network.residual[unmet] = 0.0
+    network.bias[unmet] = starting_bias(network.bias.detach().cpu(), counts)
 
 
 def shape_of(part: NetworkPart, digits: int, codes: int) -> SemanticShape:
@@ -147,9 +158,7 @@ def recommender_of(
     network: SemanticNetwork, cold: ColdIds, prepared: Prepared, decoding: Decoding
 ) -> SemanticRecommender:
     """The network as a recommender, through the code that serves."""
-    _, items = prepared.train_histories()
-    counts = torch.from_numpy(np.bincount(items, minlength=len(prepared.catalogue)).astype(np.int64))
-    device = str(network.bias.device)
+    counts, device = torch.from_numpy(prepared.train_counts()), str(network.bias.device)
     return SemanticRecommender(prepared.catalogue, network, cold, counts, decoding, device=device)
 
 

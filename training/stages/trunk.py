@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.cold import starting_bias
 from model.continuous.backbone import BackboneShape, Trunk
 from model.continuous.head import Head, HeadShape
 from model.continuous.mixture import Mixture
@@ -137,10 +138,8 @@ def new_trunk(part: TrunkPart) -> Trunk:
 def anchor_recommender(trunk: Trunk, space: Space, prepared: Prepared, max_profile: int) -> ContinuousRecommender:
     """g(h) alone, in the recommender that serves; the head in it is untrained and unused."""
     width = trunk.backbone.shape.width
-    _, items = prepared.train_histories()
-    counts = np.bincount(items, minlength=len(prepared.catalogue)).astype(np.int64)
-    with torch.no_grad():
-        vectors, bias = space().float().clone(), space.bias.float().clone()
+    counts = torch.from_numpy(prepared.train_counts())
+    vectors, bias = served(space, counts)
     with own_randomness(0):  # drawn for nothing, but a text half takes them along into its bundle
         head = Head(HeadShape(width, hidden=8, blocks=1, norm=1.0))
     return ContinuousRecommender(
@@ -149,11 +148,25 @@ def anchor_recommender(trunk: Trunk, space: Space, prepared: Prepared, max_profi
         head,
         vectors,
         bias,
-        torch.from_numpy(counts),
+        counts,
         ANCHOR_ONLY,
         max_profile=max_profile,
         device=str(vectors.device),
     )
+
+
+@torch.no_grad()
+def served(space: Space, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Vectors (N, W) and biases (N,) as they are served. counts: (N,) interactions in training.
+
+    An item that nobody has met was never the answer, so the softmax has pushed it away for as long as it trained: it
+    lies where a new one would, and starts from what a new one starts from.
+    """
+    vectors, bias, placed = space().float().clone(), space.bias.float().clone(), space.placed()
+    if placed is not None:
+        unmet = (counts == 0).to(vectors.device)
+        vectors[unmet], bias[unmet] = placed.float()[unmet], starting_bias(bias.cpu(), counts)
+    return vectors, bias
 
 
 def read_states(trunk: Trunk, vectors: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
