@@ -116,7 +116,7 @@ class Hybrid(Recommender):
         """Of whoever does not explore, where the behaviour half mixes nothing in: one vector each, one product."""
         if not tokens:
             return []
-        width, device = self.behaviour.index.dimensions - 1, self.behaviour.device
+        width, device = self.behaviour.condition_width, self.behaviour.device
         conditions = torch.from_numpy(np.stack([t.condition for t in tokens])).to(device)
         mine = self.behaviour.trunk.g(conditions[:, :width])
         words = self.alpha * self.text.trunk.g(conditions[:, width:])
@@ -149,13 +149,18 @@ class Hybrid(Recommender):
         mine = ContinuousTaste(taste.vectors[:, :width], taste.log_weights)
         return mine, ContinuousTaste(taste.vectors[:1, width:] / (alpha or 1), nothing), alpha
 
+    @property
+    def condition_width(self) -> int:
+        """W + W_text: of the condition in user tokens."""
+        return self.behaviour.condition_width + self.text.condition_width
+
     def behaviour_tokens(self, token: UserTokens) -> UserTokens:
         """What the behaviour half made of the history."""
-        return UserTokens(token.condition[: self.behaviour.index.dimensions - 1], token.profile)
+        return UserTokens(token.condition[: self.behaviour.condition_width], token.profile)
 
     def text_tokens(self, token: UserTokens) -> UserTokens:
         """What the text half made of it."""
-        return UserTokens(token.condition[self.behaviour.index.dimensions - 1 :], token.profile)
+        return UserTokens(token.condition[self.behaviour.condition_width :], token.profile)
 
     def retrieve(self, taste: ContinuousTaste, eligible: Mask, k: int) -> tuple[Rows, Floats]:
         return retrieve_mixture(self.index, taste, self.rough(taste), self.slack(taste), eligible, k)

@@ -138,6 +138,11 @@ class ContinuousRecommender(Recommender):
         return placed
 
     @property
+    def condition_width(self) -> int:
+        """W: of the condition in user tokens."""
+        return self.index.dimensions - 1
+
+    @property
     def bias(self) -> Tensor:
         """(N,) the learnt popularity of each item, as the index holds it."""
         return self._matrix[:, -1]

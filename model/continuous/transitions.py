@@ -34,6 +34,7 @@ from model.sieve import possible
 TRANSITIONS = "transitions"  # the folder that tells a bundle with this expert from one without
 NEAREST = 10  # items that stand in for a new one
 _NOBODY = -1  # fills up the last items of a short history, and the nearest of an item that is near nothing
+_BY_OTHERS = -2  # in tokens: an item that others stand in for
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +150,12 @@ class WithTransitions(Recommender):
     # The three steps
 
     def encode(self, histories: Sequence[Rows]) -> list[UserTokens]:
-        """condition: the base's, then the rows of the last `window` items, newest first: float32 holds them exactly."""
+        """condition: the base's, then the rows of the last `window` items, newest first, then the NEAREST stand-ins of
+        each of those that training never met. float32 holds rows exactly.
+
+        Tokens are kept and read by other replicas, which may have another row for an item that was added. So they name
+        trained rows alone.
+        """
         return [
             UserTokens(np.concatenate([token.condition, self._last(history)]), token.profile)
             for token, history in zip(self.base.encode(histories), histories, strict=True)
@@ -158,12 +164,14 @@ class WithTransitions(Recommender):
     def _last(self, history: Rows) -> Floats:
         last = np.full(self.transitions.window, _NOBODY, dtype=np.float32)
         newest = history[: -self.transitions.window - 1 : -1]
-        last[: len(newest)] = newest
-        return last
+        unmet = np.isin(newest, self._unmet)
+        last[: len(newest)] = np.where(unmet, _BY_OTHERS, newest)
+        near = self._near[np.searchsorted(self._unmet, newest[unmet])]
+        return np.concatenate([last, near.ravel().astype(np.float32)])
 
     def base_tokens(self, token: UserTokens) -> UserTokens:
         """What the base made of the history."""
-        return UserTokens(token.condition[: -self.transitions.window], token.profile)
+        return UserTokens(token.condition[: self.base.condition_width], token.profile)
 
     def generate(self, tokens: Sequence[UserTokens], dials: Sequence[Dials]) -> list[FollowedTaste]:
         """explore turns the base, and takes as much from what followed: that is what everybody expects."""
@@ -171,27 +179,25 @@ class WithTransitions(Recommender):
         return [self._followed(*one) for one in zip(tokens, dials, tastes, strict=True)]
 
     def _followed(self, token: UserTokens, dial: Dials, taste: ContinuousTaste) -> FollowedTaste:
-        rows, share = self._shares(token.condition[-self.transitions.window :].astype(np.int64))
+        told, window = token.condition[self.base.condition_width :].astype(np.int64), self.transitions.window
+        rows, share = self._shares(told[:window], told[window:].reshape(-1, NEAREST))
         bonus = np.float32(self.weight * (1 - dial.explore)) * np.log1p(share / np.float32(self.floor))
         return FollowedTaste(taste, rows, bonus)
 
-    def _shares(self, last: Rows) -> tuple[Rows, Floats]:
-        """last: (window,) newest first, or _NOBODY. Each item that was never met has the mean share of its stand-ins,
-        and in the history they are followed in its place."""
-        last = last[last != _NOBODY]
+    def _shares(self, last: Rows, near: Rows) -> tuple[Rows, Floats]:
+        """last: (window,) newest first, or _NOBODY or _BY_OTHERS; near: (m, NEAREST) of the latter. Each item that was
+        never met has the mean share of its stand-ins, and in the history they are followed in its place."""
         weights = self.transitions.weights(len(last))
-        if len(self._unmet) == 0:
-            return self.transitions.after(last, weights)
-        places = np.searchsorted(self._unmet, last).clip(max=len(self._unmet) - 1)
-        unmet = self._unmet[places] == last
-        near = self._near[places[unmet]]  # (m, NEAREST)
+        known = (last >= 0) & (last < len(self.transitions))  # tokens of an earlier version may hold more
         some = near != _NOBODY
-        share_of_each = np.repeat(weights[unmet, None] / NEAREST, NEAREST, axis=1)
-        asked = np.concatenate([last[~unmet], near[some]]), np.concatenate([weights[~unmet], share_of_each[some]])
+        of_each = np.repeat(weights[last == _BY_OTHERS, None] / NEAREST, NEAREST, axis=1)
+        asked = np.concatenate([last[known], near[some]]), np.concatenate([weights[known], of_each[some]])
         rows, share = self.transitions.after(*asked)
-        known = np.zeros(len(self.transitions) + 1, dtype=np.float32)  # the last, which _NOBODY is, stays 0
-        known[rows] = share
-        its = known[self._near].mean(axis=1)
+        if len(self._unmet) == 0:
+            return rows, share
+        shares = np.zeros(len(self.transitions) + 1, dtype=np.float32)  # the last, which _NOBODY is, stays 0
+        shares[rows] = share
+        its = shares[self._near].mean(axis=1)
         new = its > 0
         return np.concatenate([rows, self._unmet[new]]), np.concatenate([share, its[new]])
 

@@ -222,6 +222,33 @@ def shares(whole: WithTransitions, history: Rows) -> Floats:
     return found
 
 
+@pytest.mark.parametrize("base", ["hybrid", "behaviour"])
+def test_tokens_mean_the_same_to_a_replica_that_has_other_rows_for_what_was_added(base: str) -> None:
+    """One that started later reads the items in the order of their last change, and none that was withdrawn since."""
+    known = with_transitions(base)
+    first, second = known.with_items(NEW), known.with_items(NEW[::-1])
+    without = known.with_items(NEW[1:])
+    told = rows_of(3, ITEMS, 7)  # ITEMS is the first of NEW, to whom it was added first
+    (token,) = first.encode([told])
+    (kept,) = first.generate([token], [Dials()])
+    for other in (second, without, known):
+        (read,) = other.generate([token], [Dials()])
+        np.testing.assert_allclose(other.score(read)[:ITEMS], first.score(kept)[:ITEMS], atol=1e-5)
+    (read,) = second.generate([token], [Dials()])
+    np.testing.assert_allclose(second.score(read)[ITEMS:], first.score(kept)[ITEMS:][::-1], atol=1e-5)
+
+
+def test_tokens_from_before_stand_ins_were_told_are_read_without_what_was_added() -> None:
+    grown = with_transitions().with_items(NEW)
+    (token,) = grown.encode([rows_of(3, 7)])
+    old = UserTokens(token.condition.copy(), token.profile)
+    width = grown.base.condition_width
+    old.condition[width : width + 3] = ITEMS + 1, 7, ITEMS + 40
+    (taste,) = grown.generate([old], [Dials()])
+    expected = counted().after(rows_of(7), counted().weights(2)[1:])
+    np.testing.assert_array_equal(taste.rows[taste.rows < ITEMS], expected[0])
+
+
 def test_new_words_move_the_stand_ins_of_a_new_item_and_of_no_other() -> None:
     grown = with_transitions().with_items(NEW)
     before, harbour = shares(grown, rows_of(0, 1, 2)), shares(grown, rows_of(5, 6))
