@@ -8,8 +8,8 @@
 They read prepared arrays only, and give scorers for `training.evaluate`. Transition kNN and EASE need no gradient
 and are hard to beat: on ContRec's own splits no published generative model is known to (literature.md 3.4).
 
-    rows = compare(fit_baselines(prepared), prepared, "test")
-    print(markdown(beside_baselines(recommender, prepared, "test")))
+    scorers = {"contrec": recommender_scorer(recommender)} | fit_baselines(prepared)
+    print(markdown(compare(scorers, prepared, "test")))
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from scipy.linalg import lapack
 
 from model.catalogue import Rows
-from model.recommender import Floats, Recommender
-from training.data.prepared import Part, Prepared
-from training.evaluate import Scorer, compare, evaluate, recommender_scorer
+from model.recommender import Floats
+from training.data.prepared import Prepared
+from training.evaluate import Scorer, evaluate
 from training.stages.transitions import DECAY, FROM_POWER, TO_POWER, WINDOW, count_transitions
 
 FLOAT64_UP_TO = 8_000  # items: above, EASE computes in float32 to stay within memory
@@ -46,8 +46,7 @@ class Popularity:
 
     @classmethod
     def fit(cls, prepared: Prepared) -> Popularity:
-        _, items = prepared.train_histories()
-        return cls(np.bincount(items, minlength=len(prepared.catalogue)).astype(np.int64))
+        return cls(prepared.train_counts())
 
     def __call__(self, users: NDArray[np.int64], histories: list[Rows]) -> Floats:
         return np.broadcast_to(self.counts.astype(np.float32), (len(users), len(self.counts)))
@@ -215,25 +214,3 @@ def fit_baselines(prepared: Prepared, *, ease: bool = True) -> dict[str, Scorer]
     if ease:
         scorers["EASE"] = Ease.chosen(prepared)
     return scorers
-
-
-def beside_baselines(
-    recommender: Recommender,
-    prepared: Prepared,
-    part: Part,
-    *,
-    name: str = "contrec",
-    users: int | None = None,
-    seed: int = 0,
-    ease: bool = True,
-) -> list[dict[str, Any]]:
-    """The rows of `compare`: the recommender, then the baselines, over the same users.
-
-    Raises ValueError when the recommender's catalogue is not the data's: its rows would mean other items.
-    """
-    if len(recommender.catalogue) != len(prepared.catalogue) or any(
-        mine.item_id != theirs.item_id for mine, theirs in zip(recommender.catalogue, prepared.catalogue, strict=True)
-    ):
-        raise ValueError("the bundle was trained on another catalogue than this data has")
-    scorers = {name: recommender_scorer(recommender), **fit_baselines(prepared, ease=ease)}
-    return compare(scorers, prepared, part, users=users, seed=seed)

@@ -81,11 +81,15 @@ def evaluate(
     baselines: Annotated[bool, typer.Option(help="Popularity, transition kNN and EASE in the same table.")] = True,
     users: Annotated[int | None, typer.Option(min=1, help="Ask that many users only, drawn with --seed.")] = None,
     seed: Annotated[int, typer.Option(help="Of the draw of users.")] = 0,
+    other_data: Annotated[
+        bool, typer.Option("--other-data", help="Ask on data that it was not trained on: it may know the answers.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Rows as JSON, instead of a Markdown table.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write the training report with this table (test part).")] = None,
 ) -> None:
     """Rank the whole catalogue for every user of a part: HR and NDCG, seen items masked and unmasked."""
     from model import load_recommender
+    from model.bundle import read_manifest
     from training.data.prepared import PARTS
     from training.data.prepared import Prepared as Data
     from training.evaluate import lead, markdown, measure, recommender_scorer, rows_of
@@ -100,6 +104,11 @@ def evaluate(
     recommender = load_recommender(path)
     if [item.item_id for item in recommender.catalogue] != [item.item_id for item in data.catalogue]:
         raise ValueError(f"the bundle {path} was trained on another catalogue than the one in {prepared}")
+    if not other_data and read_manifest(path).data_fingerprint != data.fingerprint:
+        raise ValueError(
+            f"the bundle {path} was trained on other data than {prepared}, and may have learnt from what is asked "
+            "here; --other-data asks it all the same"
+        )
     scorers = {f"{name}/{path.name}": recommender_scorer(recommender)}
     if baselines:
         from training.baselines import fit_baselines

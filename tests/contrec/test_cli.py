@@ -16,6 +16,7 @@ from model.bundle import activate, write_bundle
 from model.catalogue import Catalogue, Item
 from model.popular import save_popular
 from model.recommender import Popular
+from training.data.prepared import Prepared
 
 CLI = [sys.executable, "-m", "contrec.cli"]
 HEAVY = {"torch", "transformers", "polars", "scipy", "faiss", "fastapi", "pydantic", "redis", "numpy", "rich"}
@@ -179,6 +180,29 @@ def test_train_and_evaluate_refuse_what_does_not_fit(bundles: Path, tmp_path: Pa
     common = ("--name", "toy", "--bundles", bundles)
     assert "another catalogue" in refused("evaluate", prepared, *common)
     assert "--part must be one of" in refused("evaluate", prepared, "--part", "train", *common)
+
+
+def test_a_bundle_is_not_asked_about_what_it_may_have_learnt_from(tmp_path: Path) -> None:
+    """The same catalogue cut in another way: most of one's test is the other's training."""
+    for split in ("leave-one-out", "time"):
+        done = contrec("data", "prepare", "synthetic", "--split", split, "--out", tmp_path / split)
+        assert done.returncode == 0, done.stderr
+    prepared = Prepared.read(tmp_path / "leave-one-out")
+    recommender = Popular(prepared.catalogue, prepared.train_counts())
+    path = write_bundle(
+        tmp_path / "bundles",
+        "toy",
+        kind="popular",
+        recipe="popular",
+        config={},
+        data_fingerprint=prepared.fingerprint,
+        metrics={},
+        fill=lambda folder: save_popular(recommender, folder),
+    )
+    common = ("--name", "toy", "--version", path.name, "--bundles", tmp_path / "bundles", "--no-baselines")
+    assert f"toy/{path.name}" in contrec("evaluate", tmp_path / "leave-one-out", *common).stdout
+    assert "may have learnt from what is asked" in refused("evaluate", tmp_path / "time", *common)
+    assert f"toy/{path.name}" in contrec("evaluate", tmp_path / "time", "--other-data", *common).stdout
 
 
 def test_serve_refuses_a_setting_by_name(tmp_path: Path) -> None:

@@ -7,11 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from model.catalogue import Catalogue
 from model.recommender import Popular
-from training.baselines import Ease, Popularity, Transitions, beside_baselines, fit_baselines
+from training.baselines import Ease, Popularity, Transitions, fit_baselines
 from training.data.prepared import TEST, TRAIN
-from training.evaluate import compare
+from training.evaluate import compare, recommender_scorer
 
 CHAINS = [[0, 1, 2, 3, 9, 9], [0, 1, 2, 3, 9, 9], [4, 5, 6, 7, 9, 9], [4, 5, 6, 7, 9, 9]]
 
@@ -122,12 +121,10 @@ def test_no_choice_reads_a_test_event(demo):
     assert (one.follows != two.follows).nnz == 0
 
 
-def test_beside_baselines_gives_one_row_each_and_refuses_a_foreign_catalogue(demo):
+def test_a_recommender_and_the_baselines_have_one_row_each(demo):
     recommender = Popular(demo.catalogue, Popularity.fit(demo).counts)
-    rows = beside_baselines(recommender, demo, "test", name="popular bundle", users=50)
+    scorers = {"popular bundle": recommender_scorer(recommender)} | fit_baselines(demo)
+    rows = compare(scorers, demo, "test", users=50)
     assert [row["scorer"] for row in rows] == ["popular bundle", "popularity", "transition kNN", "EASE"]
     assert rows[0] | {"scorer": ""} == rows[1] | {"scorer": ""}  # the same counts, once through the interface
     assert list(fit_baselines(demo, ease=False)) == ["popularity", "transition kNN"]
-    shuffled = Popular(Catalogue(list(demo.catalogue)[::-1]), recommender.counts)
-    with pytest.raises(ValueError, match="another catalogue"):
-        beside_baselines(shuffled, demo, "test")
