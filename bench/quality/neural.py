@@ -39,11 +39,15 @@ from training.train import train
 
 
 def contrec_bundle(ask: Ask, recipe: str = "contrec", overrides: Sequence[str] = ()) -> tuple[Path, dict[str, Any]]:
-    """The bundle of a recipe for this set and seed, trained on first use, and its report."""
+    """`bundle_of` with what the set wants of either continuous recipe."""
     own = ["text_half.epochs=0"] if recipe == "deftrec" else []  # it has no text half, whatever the set wants of one
-    overrides = [*ask.set.overrides, *own, *tuned(ask.set_name, "contrec"), *overrides]
+    return bundle_of(ask, recipe, [*ask.set.overrides, *own, *tuned(ask.set_name, "contrec"), *overrides])
+
+
+def bundle_of(ask: Ask, recipe: str, overrides: Sequence[str] = ()) -> tuple[Path, dict[str, Any]]:
+    """The bundle of a recipe for this set and seed, trained on first use, and its report with its commit."""
     # A recipe that has changed since is another bundle.
-    name = f"{recipe}-{_hashed(load_recipe(recipe, 'small', overrides))}-{ask.seed}"
+    name = f"{recipe}-{hashed(load_recipe(recipe, 'small', overrides))}-{ask.seed}"
     root, note = ask.folder / "bundles", ask.folder / "bundles" / f"{name}.json"
     if not note.exists():
         commit = cells.commit()
@@ -147,7 +151,7 @@ def _kept(
 ) -> tuple[ContinuousRecommender, Expert]:
     """What `fit`, given a file for its checkpoint, makes: fitted once, then read from the folder. parts: all of the
     recipe that it is made by, so that another recipe makes another model."""
-    name = f"{_hashed(*parts)}-{seed}"
+    name = f"{hashed(*parts)}-{seed}"
     model, note = folder / name / "model", folder / name / "fitted.json"
     if not note.exists():
         started, commit = time.perf_counter(), cells.commit()
@@ -159,7 +163,7 @@ def _kept(
     return ContinuousRecommender.load(model), Expert(name, known["seconds"], known["commit"])
 
 
-def _hashed(*parts: BaseModel) -> str:
+def hashed(*parts: BaseModel) -> str:
     """Ten digits that differ where any setting does."""
     return hashlib.sha256("".join(part.model_dump_json() for part in parts).encode()).hexdigest()[:10]
 

@@ -14,44 +14,34 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
+from bench.quality import cells
 from bench.quality.models import Ask, Fitted, row
+from bench.quality.neural import bundle_of, hashed
 from bench.semantic.autoregressive import Autoregressive, Twin, fit
 from model import load_recommender
 from model.catalogue import Rows
 from model.recommender import Floats
-from model.semantic.codes import pack
+from model.semantic.codes import digest, pack
 from model.semantic.recommender import SemanticRecommender
 from training.data.prepared import Prepared
 from training.evaluate import Scorer, recommender_scorer
 from training.recipe import load_recipe
 from training.recipes.semantic import SemanticRecipe
 from training.stages.semantic import shape_of
-from training.train import train
 
 BEAM = 50  # of the twin, where nothing else is said; bench/semantic/speed.py looks for the smallest that suffices
 
 
 def bundle(ask: Ask) -> tuple[SemanticRecommender, dict[str, Any]]:
     """DiffGRM, size small, and its report; trained on first use."""
-    home = ask.folder / "diffgrm"
-    found = sorted(home.glob(f"seed{ask.seed}/*.report.json"))
-    if not found:
-        path = train(
-            ask.folder.parent / "prepared" / ask.set_name,
-            "diffgrm",
-            bundles=home,
-            name=f"seed{ask.seed}",
-            seed=ask.seed,
-        )
-        found = [path.with_name(f"{path.name}.report.json")]
-    report = json.loads(found[0].read_text(encoding="utf-8"))
-    recommender = load_recommender(found[0].with_name(found[0].name.removesuffix(".report.json")))
+    path, report = bundle_of(ask, "diffgrm")
+    recommender = load_recommender(path)
     assert isinstance(recommender, SemanticRecommender)
     return recommender, report
 
 
-def twin(ask: Ask) -> tuple[Twin, float]:
-    """The twin over DiffGRM's own ids and sizes, and the seconds it took; trained on first use."""
+def twin(ask: Ask) -> tuple[Twin, dict[str, Any]]:
+    """The twin over DiffGRM's own ids and sizes, its seconds and commit; trained on first use."""
     recommender, _ = bundle(ask)
     recipe = load_recipe("diffgrm")
     assert isinstance(recipe, SemanticRecipe)
@@ -59,15 +49,17 @@ def twin(ask: Ask) -> tuple[Twin, float]:
     # digits' likelihood is all that teaches it, so it learns more slowly: after DiffGRM's six epochs it still rises.
     part = recipe.network.model_copy(update={"decode_share": 1.0, "epochs": 24, "patience": 4})
     digits, counts = recommender.digits.numpy().astype(np.uint8), recommender.counts
-    path = ask.folder / f"twin-{ask.seed}.safetensors"
-    if not path.exists():
-        started = time.perf_counter()
+    # Other ids or settings are another twin: its weights would fit them, and mean nothing.
+    path = ask.folder / f"twin-{hashed(part)}-{digest(digits)[:10]}-{ask.seed}.safetensors"
+    note = path.with_suffix(".json")
+    if not note.exists():
+        started, commit = time.perf_counter(), cells.commit()
         made = fit(ask.prepared, digits, recommender.network.shape.codes, part, seed=ask.seed)
         save_file(made.network.state_dict(), path)
-        path.with_suffix(".json").write_text(json.dumps({"seconds": time.perf_counter() - started}))
+        note.write_text(json.dumps({"seconds": time.perf_counter() - started, "commit": commit}), encoding="utf-8")
     network = Autoregressive(shape_of(part, digits.shape[1], recommender.network.shape.codes), recommender.digits, 0.0)
     network.load_state_dict(load_file(path))
-    return Twin(network, counts), json.loads(path.with_suffix(".json").read_text())["seconds"]
+    return Twin(network, counts), json.loads(note.read_text(encoding="utf-8"))
 
 
 def id_level(scorer: Scorer, prepared: Prepared, digits: NDArray[np.uint8], k: int = 10) -> dict[str, float]:
@@ -94,11 +86,11 @@ def id_level(scorer: Scorer, prepared: Prepared, digits: NDArray[np.uint8], k: i
 
 def _diffgrm(ask: Ask, recommender: SemanticRecommender, report: dict[str, Any], name: str) -> Fitted:
     scorer = recommender_scorer(recommender)
-    recipe = load_recipe("diffgrm")
+    recipe = report["bundle"]["recipe_config"]
     return Fitted(
         scorer,
         sum(p.numel() for p in recommender.network.parameters()),
-        {"recipe": recipe.model_dump(mode="json"), "decoding": str(recommender.decoding), "part": name},
+        {"recipe": recipe, "decoding": str(recommender.decoding), "part": name},
         sum(report["seconds"].values()),
         {
             "text_encoder": "hashed TF-IDF with a learnt projection",
@@ -106,6 +98,7 @@ def _diffgrm(ask: Ask, recommender: SemanticRecommender, report: dict[str, Any],
             "decoding": report["decoding"],
             "id_level": id_level(scorer, ask.prepared, recommender.digits.numpy().astype(np.uint8)),
         },
+        commit=report["commit"],
     )
 
 
@@ -134,14 +127,15 @@ def item_alone(ask: Ask) -> Fitted:
 @row("autoregressive-twin", "baselines")
 def autoregressive(ask: Ask) -> Fitted:
     """The same encoder and ids, digits one after another: TIGER's way."""
-    made, seconds = twin(ask)
+    made, known = twin(ask)
     scorer = made.scorer(BEAM)
     return Fitted(
         scorer,
         sum(p.numel() for p in made.network.parameters()),
         {"beam": BEAM},
-        seconds,
+        known["seconds"],
         {"id_level": id_level(scorer, ask.prepared, made.network.digits.numpy().astype(np.uint8))},
+        commit=known["commit"],
     )
 
 

@@ -181,8 +181,7 @@ class SemanticRecommender(Recommender):
         exploring = [n for n, dial in enumerate(dials) if dial.explore > 0]
         if exploring:
             noise = torch.stack([dials[n].explore * self._gumbel(dials[n].seed) for n in exploring])
-            table[exploring] += noise
-            log_probs[exploring] = (log_probs[exploring] + noise).log_softmax(dim=2)  # what a beam walks by
+            table[exploring] += noise  # and no correction, which would take it back, knows of it
         scores = self._scores(table, preference) if dense or self._looks_again else None
         rows, corrections = self._looked_at_again(context, log_probs, scores)
         parts = table.cpu().numpy(), preference.cpu().numpy(), rows, corrections

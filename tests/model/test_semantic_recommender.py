@@ -150,6 +150,20 @@ def test_who_does_not_explore_is_untouched_by_who_does_and_by_the_seed(decoding:
     assert not np.allclose(recommender.score(plain[1]), recommender.score(mixed[1]))
 
 
+def test_what_is_looked_at_again_takes_back_nothing_of_exploring() -> None:
+    """Everything is looked at again, so what exploring adds is the noise of an item's own digits and nothing else."""
+    every = Decoding(digits=1.0, candidates=ITEMS, weight=1.0, steps=4)
+    (token,) = toy.fitted().recommender(EXACT).encode([rows_of(5, 6)])
+    added = []
+    for decoding in (EXACT, every):
+        recommender = toy.fitted().recommender(decoding)
+        standing, exploring = recommender.generate([token, token], [Dials(), Dials(explore=1.0, seed=3)])
+        added.append(recommender.score(exploring) - recommender.score(standing))
+    assert EXACT.digits == every.digits
+    assert np.abs(added[0]).max() > 0.5
+    np.testing.assert_allclose(added[1], added[0], atol=1e-4)
+
+
 @pytest.mark.parametrize("digits", [0.0, 0.3, 1.0])
 def test_exploring_goes_further_the_more_it_is_turned_up(digits: float) -> None:
     """Whatever the digits weigh: where validation wants none of them, exploring once did nothing."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +18,10 @@ from model.semantic.recommender import SemanticRecommender
 from tests.contracts.recommender_contract import ITEMS, rows_of
 from tests.model import fitted_semantic as toy
 from tests.model.fitted import toy_prepared
+from training.evaluate import Metrics, evaluate, recommender_scorer
 from training.recipe import RecipeError, load_recipe
 from training.recipes.semantic import DecodingPart, SemanticRecipe
+from training.stages import semantic_decoding
 from training.stages.semantic_decoding import fit_decoding
 from training.train import train
 
@@ -86,6 +90,27 @@ def test_conditional_passes_are_served_only_where_their_lead_is_surer_than_chanc
     )
     assert alone.weight == 0
     assert set(said["ndcg@10"]) == {"0"}
+
+
+def test_who_chose_the_weight_of_the_conditional_passes_does_not_prove_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A weight that is best by far for every second user and gains nothing for the others is chosen, and not served."""
+    fitted = toy.fitted()
+    recommender = fitted.recommender(Decoding())
+    plain = evaluate(recommender_scorer(recommender), fitted.prepared, "validation")
+
+    def judged(self: Any, digits: float, weight: float) -> Metrics:
+        ranks = np.full(len(plain.ranks), 9)
+        if weight == 1.0:
+            ranks[::2] = 1
+        if weight == 0.5:
+            ranks[1::2] = 1  # the others would choose this one
+        return replace(plain, ranks=ranks)
+
+    monkeypatch.setattr(semantic_decoding._Validation, "__call__", judged)
+    part = DecodingPart(beam=0, candidates=10, steps=4, digit_weights=(1.0,), weights=(0.0, 0.5, 1.0))
+    decoding, report = fit_decoding(fitted.prepared, recommender, part, users=100, seed=0)
+    assert report["lead"] == (0.0, 0.0, 0.0)
+    assert decoding.weight == report["weight"] == 0.0
 
 
 @pytest.mark.parametrize("size", ["tiny", "small", "base"])

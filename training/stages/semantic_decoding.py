@@ -3,8 +3,8 @@
     decoding, report = fit_decoding(prepared, recommender, recipe.decoding, users=6000, seed=0)
 
 First the weight of the digits, by exact scoring. Then that of the corrections: of a handful of weights the best is a
-little better than none by chance alone, so it is served only where its lead over the fully masked pass is surer than
-that, and the report tells the lead.
+little better than none by chance alone. So one half of the users chooses it, and it is served only where its lead over
+the fully masked pass is surer than chance on the other half; the report tells the lead.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from model.semantic.decoding import Decoding
 from model.semantic.recommender import SemanticRecommender, SemanticTaste
 from training.data.prepared import Prepared
 from training.evaluate import Metrics, evaluate, paired_bootstrap
+from training.stages.validation import two_halves
 
 if TYPE_CHECKING:
     from training.recipes.semantic import DecodingPart
@@ -43,9 +44,10 @@ def fit_decoding(
     }
     if not tried:
         return replace(full, weight=0.0), report
-    weight = max(tried, key=lambda w: tried[w].ndcg(10))
-    report["lead"] = lead = paired_bootstrap(tried[weight], again(chosen, 0.0))
-    report["weight"] = served = weight if lead[1] > 0 else 0.0
+    weight = max(tried, key=lambda w: two_halves(tried[w])[0].ndcg(10))
+    (_, corrected), (_, alone) = two_halves(tried[weight]), two_halves(again(chosen, 0.0))
+    report["lead"] = lead = paired_bootstrap(corrected, alone) if len(alone.users) else None
+    report["weight"] = served = weight if lead is not None and lead[1] > 0 else 0.0
     return replace(full, weight=served), report
 
 
