@@ -12,6 +12,7 @@ short or written anew in place, by a copy that goes wrong or a disk that fills, 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -48,3 +49,12 @@ def read_json(path: Path) -> dict[str, Any]:
     """What `write_json` wrote. Raises OSError, or ValueError where it is no JSON."""
     value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return value
+
+
+def sha256_of(module: nn.Module) -> str:
+    """Over names, shapes and values of the weights, in the order of their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -17,6 +17,7 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -26,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from model.catalogue import Item
-from model.files import own_memory, read_arrays, read_json, write_json
+from model.files import own_memory, read_arrays, read_json, sha256_of, write_json
 
 Floats = NDArray[np.float32]
 HASHED = "hashed"  # the name of the embedded encoder, in recipes and bundles
@@ -98,25 +99,49 @@ class HashedText:
         return cls(tensors["idf"], tensors["projection"])
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Which encoder. encoder: HASHED, an id or a folder. revision: of an id. sha256: of its weights; None in bundles of
+    before it was noted."""
+
+    encoder: str
+    revision: str | None = None
+    sha256: str | None = None
+
+
 class SentenceEncoder:
     """A Hugging Face encoder by id or local folder: the mean of the last states over the real tokens.
 
-    No code of the model's repository is run. Raises ValueError with the reason when it cannot be loaded.
+    origin: which one it is. revision: of an id, else its newest. local: only what is on this machine, never the
+    network. No code of the model's repository is run. Raises ValueError with the reason when it cannot be loaded.
     """
 
-    def __init__(self, name_or_folder: str, *, device: str = "cpu", max_length: int = 128) -> None:
+    def __init__(
+        self,
+        name_or_folder: str,
+        *,
+        revision: str | None = None,
+        local: bool = False,
+        device: str = "cpu",
+        max_length: int = 128,
+    ) -> None:
         from transformers import AutoModel, AutoTokenizer
 
+        how = {"revision": revision, "local_files_only": local, "trust_remote_code": False}
         try:
-            self._model = AutoModel.from_pretrained(name_or_folder, trust_remote_code=False, use_safetensors=True)
-            self._tokenizer = AutoTokenizer.from_pretrained(name_or_folder, trust_remote_code=False)
+            self._model = AutoModel.from_pretrained(name_or_folder, use_safetensors=True, **how)
+            self._tokenizer = AutoTokenizer.from_pretrained(name_or_folder, **how)
             # Where its files are missing, transformers makes up a tokenizer that knows no word.
             if len(self._tokenizer) <= len(self._tokenizer.all_special_tokens):
                 raise ValueError("it has no tokenizer files")
         except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ValueError(f"the text encoder {name_or_folder!r} cannot be loaded: {reason}") from error
+            hint = " (serving never downloads: fetch it first)" if local else ""
+            raise ValueError(f"the text encoder {name_or_folder!r} cannot be loaded: {reason}{hint}") from error
         own_memory(self._model)
+        name = str(Path(name_or_folder).resolve()) if Path(name_or_folder).is_dir() else name_or_folder
+        found = getattr(self._model.config, "_commit_hash", None) or revision
+        self.origin = Origin(name, found, sha256_of(self._model))
         self._model.eval().to(device)
         self._device = device
         self._max_length = max_length
@@ -149,8 +174,10 @@ class KeptEncoder:
     evaluates a bundle never needs one.
     """
 
-    def __init__(self, encoder: TextEncoder | None, name: str) -> None:
-        self.name = name
+    def __init__(self, encoder: TextEncoder | None, name: str | Origin) -> None:
+        self.origin = name if isinstance(name, Origin) else Origin(name)
+        if isinstance(encoder, SentenceEncoder):
+            self.origin = encoder.origin
         self._encoder = encoder
 
     def encode(self, items: Sequence[Item]) -> Floats:
@@ -158,27 +185,34 @@ class KeptEncoder:
         return self.ready().encode([item_text(item) for item in items])
 
     def ready(self) -> TextEncoder:
-        """The encoder, loaded where it was not yet. Raises ValueError when it cannot be."""
+        """The encoder, loaded where it was not yet. Raises ValueError when it cannot be, or is another than was fitted
+        on: vectors of another model are as wide, and say nothing here."""
         if self._encoder is None:
-            self._encoder = SentenceEncoder(self.name)
+            found = SentenceEncoder(self.origin.encoder, revision=self.origin.revision, local=True)
+            if self.origin.sha256 not in (None, found.origin.sha256):
+                raise ValueError(
+                    f"the text encoder {self.origin.encoder!r} on this machine is not the one of the bundle"
+                )
+            self._encoder = found
         return self._encoder
 
     def or_that_of(self, other: KeptEncoder) -> KeptEncoder:
         """The other where both would load the same: one model need not lie in memory twice."""
-        return other if self._encoder is None and self.name == other.name else self
+        return other if self._encoder is None and self.origin == other.origin else self
 
     def save(self, folder: Path) -> None:
-        """Writes text/ into an existing folder: the embedded encoder whole, any other by its name."""
+        """Writes text/ into an existing folder: the embedded encoder whole, of any other which one it is."""
         (folder / "text").mkdir()
         if isinstance(self._encoder, HashedText):
             self._encoder.save(folder / "text")
-        write_json(folder / "text" / "encoder.json", {"encoder": self.name})
+        known = {key: value for key, value in asdict(self.origin).items() if value is not None}
+        write_json(folder / "text" / "encoder.json", known)
 
     @classmethod
     def load(cls, folder: Path) -> KeptEncoder:
         """Reads what `save` wrote."""
-        name = read_json(folder / "text" / "encoder.json")["encoder"]
-        return cls(HashedText.load(folder / "text") if name == HASHED else None, name)
+        origin = Origin(**read_json(folder / "text" / "encoder.json"))
+        return cls(HashedText.load(folder / "text") if origin.encoder == HASHED else None, origin)
 
 
 def unit(vectors: Floats) -> Floats:

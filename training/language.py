@@ -20,7 +20,8 @@ from torch import nn
 from model.bundle import BundleError
 from model.catalogue import Catalogue
 from model.continuous.backbone import PREFIX, Trunk
-from model.continuous.language import LanguageBackbone, LanguageShape, Words, load_base, sha256_of
+from model.continuous.language import LanguageBackbone, LanguageShape, Words, load_base
+from model.files import sha256_of
 from training.recipes.continuous import LanguagePart, TrunkPart
 from training.stages.loop import own_randomness
 

@@ -16,7 +16,6 @@ repository. This module knows no users, no files but a bundle's, and nothing of 
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -32,7 +31,7 @@ from transformers import AutoConfig, AutoModel
 from transformers.utils import logging
 
 from model.bundle import BundleError
-from model.files import own_memory, read_json, read_tensors, write_json
+from model.files import own_memory, read_json, read_tensors, sha256_of, write_json
 
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -192,15 +191,6 @@ def load_base(name_or_folder: str, revision: str | None = None, *, local: bool) 
             logging.enable_progress_bar()
     own_memory(lm)
     return lm
-
-
-def sha256_of(lm: nn.Module) -> str:
-    """Over names, shapes and values of the weights, in the order of their names."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(lm.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def split_adapter(lm: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -19,8 +19,9 @@ from transformers import AutoModel
 
 from model.bundle import BundleError
 from model.catalogue import Item
-from model.continuous.language import LanguageBackbone, add_adapter, load_base, sha256_of
+from model.continuous.language import LanguageBackbone, add_adapter, load_base
 from model.continuous.recommender import ContinuousRecommender
+from model.files import sha256_of
 from model.recommender import Recommender, UserTokens
 from tests.contracts.recommender_contract import WORLD, RecommenderContract, everything, rows_of, toy_catalogue
 from tests.model import fitted as toy

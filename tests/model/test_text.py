@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from model.text import HashedText, SentenceEncoder, hashed_terms, unit
+from model.catalogue import Item
+from model.text import HashedText, KeptEncoder, SentenceEncoder, hashed_terms, unit
 from tests.model.sentence import WORDS, write_encoder
 from training.text import fit_hashed_text
 
@@ -203,6 +206,39 @@ def test_a_name_that_is_nothing_is_refused_in_one_sentence(offline: None, name: 
     with pytest.raises(ValueError, match="cannot be loaded: ") as error:
         SentenceEncoder(name)
     assert "\n" not in str(error.value)
+
+
+def test_a_bundle_knows_which_sentence_encoder_it_was_fitted_on(
+    tmp_path: Path, offline: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its folder, from wherever it is asked, and by its weights: others are as wide, and say nothing here."""
+    write_encoder(tmp_path / "encoder")
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    with monkeypatch.context() as patch:
+        patch.chdir(tmp_path)
+        KeptEncoder(SentenceEncoder("encoder"), "encoder").save(bundle)
+    item = Item("i", title="the harbour lights")
+    expected = SentenceEncoder(str(tmp_path / "encoder")).encode([item.title])
+    np.testing.assert_array_equal(KeptEncoder.load(bundle).encode([item]), expected)
+    record = bundle / "text" / "encoder.json"
+    known = json.loads(record.read_text(encoding="utf-8"))
+    assert known["encoder"] == str(tmp_path / "encoder")
+    weights = load_file(tmp_path / "encoder" / "model.safetensors")
+    moved = {name: tensor * 1.5 for name, tensor in weights.items()}
+    save_file(moved, tmp_path / "encoder" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="on this machine is not the one of the bundle"):
+        KeptEncoder.load(bundle).encode([item])
+    record.write_text(json.dumps({"encoder": known["encoder"]}), encoding="utf-8")  # as before there was a record
+    assert KeptEncoder.load(bundle).encode([item]).shape == expected.shape
+
+
+def test_what_a_bundle_names_is_never_downloaded(tmp_path: Path) -> None:
+    """With the network allowed: nothing is asked of it."""
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "encoder.json").write_text(json.dumps({"encoder": "somebody/encoder"}), encoding="utf-8")
+    with pytest.raises(ValueError, match="serving never downloads"):
+        KeptEncoder.load(tmp_path).ready()
 
 
 def test_a_real_sentence_encoder_knows_what_belongs_together() -> None:
