@@ -6,7 +6,7 @@
 #   make nightly what is too long for every change
 #   make check   lint, format and types          make fix    repairs what can be repaired by itself
 #   make bench-quality  the table of docs/quality, cell by cell
-#   make check-compose  builds and runs docker-compose.yml on the Docker engine at hand, a quarter of an hour
+#   make check-compose  builds and runs docker-compose.yml on the Docker engine at hand, about twenty minutes
 #   make env     only the environment            make clean  removes what these commands made
 #
 # TORCH_INDEX: where torch comes from when it is reached; else pip installs it from wherever pip already looks.

@@ -1,6 +1,6 @@
 """A client of the service: typed answers, typed errors, and a second try where one is safe.
 
-    with Client("http://127.0.0.1:8000", key="ck_...") as client:
+    with Client("http://127.0.0.1:8000", key="ctr_...") as client:
         client.tell([Event("42", "17", "purchase")])
         for item in client.recommend("42", k=5).items:
             print(item.title, item.score)
