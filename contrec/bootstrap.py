@@ -30,7 +30,7 @@ from model.bundle import activate, active, verify
 from model.catalogue import Catalogue, Item
 from service.stores import open_store
 from service.stores.contract import StoredItem
-from training.data.prepare import prepare
+from training.data.prepare import overlooked, prepare
 from training.data.prepared import Prepared
 from training.data.table import ITEM_COLUMNS
 from training.recipe import load_recipe
@@ -68,7 +68,7 @@ def bootstrap(source: Path | None, target: Target, tell: Teller) -> Path:
     served before still is.
     """
     target.work.mkdir(parents=True, exist_ok=True)
-    if source is not None and source.is_dir() and not any(_files(source)):
+    if source is not None and source.is_dir() and all(path.name.startswith(".") for path in source.iterdir()):
         source = None
     note, done = target.work / DONE, _done(target.work)
     forgotten = source is None and done.get("demo") is False
@@ -87,6 +87,7 @@ def bootstrap(source: Path | None, target: Target, tell: Teller) -> Path:
         else:
             with timed(tell, "inventing the demo's films and viewers" if source is None else f"reading {source}"):
                 prepared = prepare(_kind(source), source, folder)
+            _warn(prepared, tell)
         bundle = _trained(folder, prepared, target, size, tell)
         done["version"] = bundle.name
         _keep(note, done)
@@ -94,7 +95,9 @@ def bootstrap(source: Path | None, target: Target, tell: Teller) -> Path:
         verify(bundle)  # what is damaged is told now, not by a service that answers popular items
     if done.get("store") != target.store or asyncio.run(_is_empty(target.store)):
         with timed(tell, "importing the histories"):
-            appended = asyncio.run(import_events(folder, target.store, passing=tell.passing))
+            # The table itself, where there is one: it says of each event which type it is.
+            known = folder if source is None or _kind(source) != "table" else source
+            appended = asyncio.run(import_events(known, target.store, passing=tell.passing))
             tell(f"  {appended.accepted} events imported, {appended.repeated} were already there")
         done["store"] = target.store
         _keep(note, done)
@@ -157,8 +160,14 @@ def retrain(target: Target, items: Path | None, tell: Teller) -> Path:
         items = folder / "items.parquet"  # takes a text of any length
         _write_items(known, items)
     prepared = prepare("table", events, target.work / "retrained", items=items)
+    _warn(prepared, tell)
     size = target.size or (SIZE_OF_DEMO if _done(target.work).get("demo") else SIZE)
     return _trained(target.work / "retrained", prepared, target, size, tell)
+
+
+def _warn(prepared: Prepared, tell: Teller) -> None:
+    for sentence in overlooked(prepared.facts):
+        tell(f"  {sentence}")
 
 
 def _kind(source: Path | None) -> str:
@@ -222,5 +231,6 @@ async def _said_since(address: str) -> list[StoredItem]:
 
 
 def _write_items(items: Iterable[Item], out: Path) -> None:
-    rows = [(item.item_id, item.title, "|".join(item.categories), item.text) for item in items]
-    pl.DataFrame(rows, schema=dict.fromkeys(ITEM_COLUMNS, pl.String), orient="row").write_parquet(out)
+    rows = [(item.item_id, item.title, list(item.categories), item.text) for item in items]
+    schema = dict.fromkeys(ITEM_COLUMNS, pl.String()) | {"categories": pl.List(pl.String)}
+    pl.DataFrame(rows, schema=schema, orient="row").write_parquet(out)

@@ -18,24 +18,26 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, get_args
 
+from service.schemas import EventType
 from service.stores import open_store
 from service.stores.contract import MAX_APPEND, Appended, Event, append_all
 
 if TYPE_CHECKING:
     from training.data.prepared import Prepared
 
+TYPES = get_args(EventType)
 IMPORTED = "view"  # the type of an event whose source names none
 DISLIKED = "dislike"  # the type of a true negative
 TIMEOUT = 10.0  # seconds: an import may wait longer than a request
 CSV_COLUMNS = ("user_id", "item_id", "timestamp", "rating", "type", "event_id", "recommendation_id")
 
 
-def read_events(path: Path) -> Iterator[Event]:
+def read_events(path: Path, tell: Callable[[str], None] = lambda sentence: None) -> Iterator[Event]:
     """Events of a prepared folder, a JSON-lines export (.jsonl), or a table (see training.data.table), oldest first.
 
-    Raises ValueError, naming file and line, for what cannot be read.
+    tell: hears which rows of a table were rejected. Raises ValueError, naming file and line, for what cannot be read.
     """
     if not path.exists():
         raise ValueError(f"{path} does not exist")
@@ -47,8 +49,12 @@ def read_events(path: Path) -> Iterator[Event]:
         yield from prepared_events(Prepared.read(path))
     else:
         from training.data import table
+        from training.data.rows import rejections
 
-        for user_id, item_id, time, value, kind in table.read(path).interactions.oldest_first():
+        rows = table.read(path).interactions
+        if rows.rejected:
+            tell(rejections(rows.read, rows.rejected, rows.first_rejected))
+        for user_id, item_id, time, value, kind in rows.oldest_first():
             yield _event(user_id, item_id, float(time), value, kind or IMPORTED)
 
 
@@ -94,8 +100,8 @@ def _parsed(line: str, where: str) -> Event:
     for name in ("event_id", "user_id", "item_id"):
         if not isinstance(record.get(name), str) or not record[name]:
             raise ValueError(f"{where}: {name} must be a text that is not empty")
-    if not isinstance(record.get("type", IMPORTED), str):
-        raise ValueError(f"{where}: type must be a text")
+    if record.get("type", IMPORTED) not in TYPES:
+        raise ValueError(f"{where}: type must be one of {', '.join(TYPES)}")
     if not _is_number(record.get("time")):
         raise ValueError(f"{where}: time must be a number (unix seconds)")
     if record.get("value") is not None and not _is_number(record["value"]):
@@ -112,16 +118,22 @@ def _is_number(value: object) -> bool:
 
 
 async def import_events(
-    path: Path, address: str, *, passing: Callable[[str], None] = lambda sentence: None
+    path: Path,
+    address: str,
+    *,
+    tell: Callable[[str], None] = lambda sentence: None,
+    passing: Callable[[str], None] = lambda sentence: None,
 ) -> Appended:
     """Appends the events of path to the store at an address; what the store already knew is counted as repeated.
+
+    tell: hears what a person should not overlook; passing: how far it is.
 
     Events are appended in batches, each all or none: what an interrupted import has brought stays, and the next
     one goes on from there. Raises ValueError, service.stores.contract.StoreUnavailable or StoreIncompatible.
     """
     store = await open_store(address, timeout=TIMEOUT)
     try:
-        return await append_all(store, _counted(read_events(path), passing))
+        return await append_all(store, _counted(read_events(path, tell), passing))
     finally:
         await store.close()
 
@@ -177,7 +189,6 @@ def _csv_writer(file: IO[str]) -> Callable[[Event], Any]:
         value = "" if event.value is None else event.value
         cited = event.recommendation_id or ""
         time = int(event.time) if event.time.is_integer() else event.time
-        kind = DISLIKED if event.negative else event.type  # a low rating, too: no training may learn to recommend it
-        writer.writerow((event.user_id, event.item_id, time, value, kind, event.event_id, cited))
+        writer.writerow((event.user_id, event.item_id, time, value, event.type, event.event_id, cited))
 
     return write

@@ -55,8 +55,10 @@ class Audience:
     unknown: int = 0
 
     def digest(self) -> str:
-        """sha256 over every user with all that is told of them."""
+        """sha256 over every item, and every user with all that is told of them."""
         digest = hashlib.sha256()
+        for item in self.recommender.catalogue:
+            digest.update(json.dumps([item.item_id, item.title, item.categories, item.text]).encode())
         for viewer in self.viewers:
             digest.update(json.dumps(viewer.user_id).encode())
             for rows in (viewer.history, viewer.seen, viewer.disliked):
@@ -142,7 +144,7 @@ async def of_store(store: Store, recommender: Recommender) -> Audience:
 def recommend_all(audience: Audience, out: Path, plan: Plan, *, passing: Passing = lambda sentence: None) -> Told:
     """Writes the k best items of every user, best first, without what they have seen; goes on where a run broke off.
 
-    Raises ValueError when what lies there was begun with another bundle, other users or other settings, when a
+    Raises ValueError when what lies there was begun with another bundle, other users, items or settings, when a
     category is unknown, or when out is no .parquet file.
     """
     if out.suffix != ".parquet":
@@ -169,7 +171,8 @@ def recommend_all(audience: Audience, out: Path, plan: Plan, *, passing: Passing
             left = (len(viewers) - done) / rate
             passing(f"{done} of {len(viewers)} users, {rate:.0f} users/s, {left:.0f} s left")
         _write(_frame(audience.recommender, shard, lists), path)
-    whole = pl.concat([pl.read_parquet(path) for path in paths]) if paths else _frame(audience.recommender, [], {})
+    done_parts = [pl.read_parquet(path, glob=False) for path in paths]
+    whole = pl.concat(done_parts) if done_parts else _frame(audience.recommender, [], {})
     _write(whole, out)
     shutil.rmtree(folder)
     return Told(len(viewers), already, len(whole), time.perf_counter() - started)
@@ -182,8 +185,8 @@ def _begin(folder: Path, plan: Plan, out: Path) -> None:
     if path.is_file():
         if path.read_text(encoding="utf-8") != said:
             raise ValueError(
-                f"{folder} was begun with another bundle, other users or other settings: give those again, or remove "
-                f"the folder to begin {out.name} anew"
+                f"{folder} was begun with another bundle, other users, other items or other settings: give those "
+                f"again, or remove the folder to begin {out.name} anew"
             )
         return
     folder.mkdir(parents=True, exist_ok=True)

@@ -76,7 +76,7 @@ def data_prepare(
             download=Download(category, cache, mirror, tell.passing),
         )
     _tell(prepared.facts)
-    typer.echo(f"prepared data is in {out}")
+    typer.echo(f"prepared data is in {out}", err=True)
 
 
 @data_app.command("validate")
@@ -116,13 +116,8 @@ def _cleaning(threshold: float | None, min_user: int, min_item: int, once: bool,
 
 def _tell(facts: dict[str, Any]) -> None:
     """The facts on stdout, and on stderr what a person should not overlook."""
+    from training.data.prepare import overlooked
+
     typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
-    cleaning = facts["cleaning"]
-    if cleaning["rows_rejected"]:
-        told = cleaning["first_rejected"][:3]
-        first = "; ".join(told) + (" ..." if cleaning["rows_rejected"] > len(told) else "")
-        typer.echo(f"{cleaning['rows_rejected']} of {cleaning['rows_read']} rows were rejected: {first}", err=True)
-    if cleaning["ignored_columns"]:
-        typer.echo(f"columns that were not read: {', '.join(cleaning['ignored_columns'])}", err=True)
-    if cleaning["times_in_future"]:
-        typer.echo(f"times later than now: {cleaning['times_in_future']}", err=True)
+    for sentence in overlooked(facts):
+        typer.echo(sentence, err=True)

@@ -26,7 +26,7 @@ def events_import(
     from contrec.progress import telling
 
     with telling() as tell:
-        appended = asyncio.run(import_events(path, store, passing=tell.passing))
+        appended = asyncio.run(import_events(path, store, tell=tell, passing=tell.passing))
     typer.echo(f"{appended.accepted} events imported, {appended.repeated} were already there")
 
 

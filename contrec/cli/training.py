@@ -95,8 +95,11 @@ def evaluate(
     from training.evaluate import lead, markdown, measure, recommender_scorer, rows_of
 
     asked = next((known for known in PARTS if known == part), None)
-    if html is not None and (asked != "test" or users is not None):
-        raise ValueError("--html shows the whole test part: leave --part and --users as they are")
+    if html is not None and (asked != "test" or users is not None or other_data):
+        raise ValueError(
+            "--html shows the whole test part of the data that was trained on: leave --part and --users as they are, "
+            "and --other-data out"
+        )
     if asked is None:
         raise ValueError(f"--part must be one of {', '.join(PARTS)}, not {part!r}")
     data = Data.read(prepared)
@@ -134,4 +137,4 @@ def _report(html: Path, bundle: Path, recommender: Recommender, measured: dict[s
     if rivals := dict(list(measured.items())[1:]):
         told |= told_of_baselines(mine, rivals)
     html.write_text(page(told), encoding="utf-8")
-    typer.echo(f"report: {html}")
+    typer.echo(f"report: {html}", err=True)

@@ -202,6 +202,8 @@ def test_a_bundle_is_not_asked_about_what_it_may_have_learnt_from(tmp_path: Path
     common = ("--name", "toy", "--version", path.name, "--bundles", tmp_path / "bundles", "--no-baselines")
     assert f"toy/{path.name}" in contrec("evaluate", tmp_path / "leave-one-out", *common).stdout
     assert "may have learnt from what is asked" in refused("evaluate", tmp_path / "time", *common)
+    page = ("--html", tmp_path / "x.html", "--other-data")
+    assert "--other-data out" in refused("evaluate", tmp_path / "time", *page, *common)
     assert f"toy/{path.name}" in contrec("evaluate", tmp_path / "time", "--other-data", *common).stdout
 
 

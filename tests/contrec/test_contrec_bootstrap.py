@@ -13,6 +13,7 @@ import pytest
 import redis
 
 from contrec.bootstrap import DONE, Target, bootstrap, retrain
+from contrec.events import import_events
 from contrec.progress import Teller
 from model import load_recommender
 from model.bundle import BundleError, active, list_bundles, read_manifest
@@ -149,6 +150,39 @@ def test_an_erased_user_does_not_come_back_with_a_restart(shop: Path) -> None:
     asyncio.run(erase())
     told(shop / "data", target)
     assert asyncio.run(history(target.store, "u0")) == ()
+
+
+def test_what_was_left_out_is_told_and_a_folder_of_folders_is_no_invitation_to_the_demo(tmp_path: Path) -> None:
+    target = target_in(tmp_path)
+    (tmp_path / "data" / "ml-1m").mkdir(parents=True)
+    with pytest.raises(ValueError, match="has no interactions table"):
+        told(tmp_path / "data", target)
+    write_table(tmp_path / "data")
+    with (tmp_path / "data" / "interactions.csv").open("a", encoding="utf-8") as file:
+        file.write("u0,1,03/01/2025\n")
+    few = replace(target, overrides=("trunk.epochs=1", "tokenizer.epochs=1", "head.epochs=0", "text_half.epochs=0"))
+    assert "rows were rejected: line" in told(tmp_path / "data", few)
+
+
+def test_types_of_a_table_come_into_the_store_as_an_import_brings_them(tmp_path: Path) -> None:
+    data = write_table(tmp_path / "data")
+    lines = (data / "interactions.csv").read_text(encoding="utf-8").splitlines()
+    typed = [f"{lines[0]},rating,type", f"{lines[1]},1,rating", *(f"{line},,click" for line in lines[2:])]
+    (data / "interactions.csv").write_text("\n".join(typed) + "\n", encoding="utf-8")
+    few = ("trunk.epochs=1", "tokenizer.epochs=1", "head.epochs=0", "text_half.epochs=0")
+    target = replace(target_in(tmp_path), overrides=few)
+    told(data, target)
+
+    async def read() -> tuple[frozenset[str], int]:
+        store = await open_store(target.store)
+        disliked = (await store.read_user("u0", "none")).disliked
+        count = len([event async for _, event in store.events()])
+        await store.close()
+        return disliked, count
+
+    assert asyncio.run(read()) == ({lines[1].split(",")[1]}, len(lines) - 1)
+    again = asyncio.run(import_events(data, target.store))
+    assert (again.accepted, again.repeated) == (0, len(lines) - 1), "and the same file is nothing new"
 
 
 def test_files_that_cannot_be_read_change_nothing(shop: Path) -> None:

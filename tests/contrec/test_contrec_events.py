@@ -105,6 +105,14 @@ def test_what_was_rated_low_is_no_like_in_the_table_to_train_on(tmp_path: Path) 
     assert kept["e1"] == events[1], "what can be imported says what was said"
 
 
+def test_what_an_import_left_out_is_told(tmp_path: Path) -> None:
+    table = tmp_path / "x.csv"
+    table.write_text("user_id,item_id,timestamp\nu,a,1\nu,b,03/01/2025\n")
+    told: list[str] = []
+    assert asyncio.run(import_events(table, f"sqlite:///{tmp_path}/a.db", tell=told.append)).accepted == 1
+    assert told == ["1 of 2 rows were rejected: line 3: timestamp '03/01/2025' is neither a number nor an ISO date"]
+
+
 def test_a_table_row_and_its_prepared_event_are_the_same_event(tmp_path: Path) -> None:
     table = tmp_path / "clicks.csv"
     rows = [f"u,i{n},{1_600_000_000 + n},{n % 5 + 1}" for n in range(5)]
@@ -143,7 +151,8 @@ def test_types_values_and_negatives_come_back_from_the_store(tmp_path: Path) -> 
         ({"time": "now"}, "line 2: time must be a number"),
         ({"time": float("nan")}, "line 2: time must be a number"),
         ({"value": True}, "line 2: value must be a number or null"),
-        ({"type": None}, "line 2: type must be a text"),
+        ({"type": None}, "line 2: type must be one of view, click"),
+        ({"type": "stare"}, "line 2: type must be one of view, click"),
         ({"recommendation_id": 5}, "line 2: recommendation_id"),
         ({"colour": "red"}, "line 2: 'colour' is no field"),
     ],

@@ -93,10 +93,13 @@ def test_an_interrupted_run_goes_on_and_gives_the_same_file(audience: Audience, 
     with pytest.raises(KeyboardInterrupt):
         recommend_all(audience, out, PLAN, passing=interrupt)
     assert not out.exists()
-    with pytest.raises(ValueError, match="was begun with another bundle, other users or other settings"):
+    with pytest.raises(ValueError, match="was begun with another bundle, other users, other items or other settings"):
         recommend_all(audience, out, replace(PLAN, k=6))
     with pytest.raises(ValueError, match="other users"):
         recommend_all(replace(audience, viewers=audience.viewers[1:]), out, PLAN)
+    put = audience.recommender.with_items([replace(audience.recommender.catalogue[0], categories=("Denied",))])
+    with pytest.raises(ValueError, match="other items"):
+        recommend_all(replace(audience, recommender=put), out, PLAN)
     told = recommend_all(audience, out, PLAN)
     assert told.already == 80
     assert "(80 of them by an earlier run)" in str(told)

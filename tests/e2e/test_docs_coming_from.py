@@ -99,6 +99,7 @@ def test_the_index_follows_a_users_way(repository: Path) -> None:
     assert re.findall(r"^\| ([a-z][^|]*?) \|", text, re.MULTILINE) == [
         "when",
         "try it",
+        "install it elsewhere",
         "bring your own data",
         "train",
         "serve",

@@ -12,7 +12,7 @@ from model.catalogue import Catalogue, Item
 from training.data.clean import Cleaning, clean
 from training.data.prepare import prepare
 from training.data.prepared import TEST, TRAIN, VALIDATION, DataError, Negatives, Prepared
-from training.data.rows import TYPES, UNTYPED, Interactions, Numbers
+from training.data.rows import DISLIKE_BELOW, TYPES, UNTYPED, Interactions, Numbers
 
 HEADER = "user_id,item_id,timestamp,rating,type"
 
@@ -231,6 +231,17 @@ def test_a_row_without_a_rating_is_no_negative_and_other_types_are_events(bring)
     assert prepared.catalogue.ids(prepared.history(0)) == ["a", "b", "c"]
 
 
+def test_a_rating_below_three_is_a_dislike_where_it_is_called_one(bring):
+    """As in the service, whose exports training reads. A value that nothing calls a rating may be seconds or pieces."""
+    rows = ["u,a,1,5,rating", "u,b,2,2.5,rating", "u,c,3,3,rating", "u,d,4,1,view", "u,e,5,1,", "v,b,1,,like"]
+    prepared = bring(*rows)
+    assert prepared.catalogue.ids(prepared.history(0)) == ["a", "c", "d", "e"]
+    assert prepared.negatives is not None
+    assert prepared.catalogue.ids(prepared.negatives.items) == ["b"]
+    given = bring(*rows, threshold=2)
+    assert given.catalogue.ids(given.history(0)) == ["a", "b", "c"], "what is given counts instead, of every row"
+
+
 def test_an_unknown_type_is_rejected_by_line(bring):
     prepared = bring("u,a,1,,stare", "u,b,2,,view")
     assert prepared.facts["cleaning"]["first_rejected"] == ["line 2: type 'stare' is none of " + ", ".join(TYPES)]
@@ -266,5 +277,7 @@ def test_the_types_are_those_of_the_service():
     from typing import get_args
 
     from service.schemas import EventType
+    from service.stores.contract import DISLIKE_BELOW as IN_THE_SERVICE
 
     assert get_args(EventType) == TYPES
+    assert DISLIKE_BELOW == IN_THE_SERVICE

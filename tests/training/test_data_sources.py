@@ -86,6 +86,7 @@ def test_amazon_2014_reviews_are_json_or_literals_and_metadata_literals(tmp_path
             "brand": "Suds",
             "categories": [["Beauty", "Bath"], ["Beauty", "Gifts"]],
             "description": 'It\'s "soft" 🧼' + "." * 3000,
+            "feature": ["half a pair: \ud83d"],
             "salesRank": {"Beauty": 7},
             "price": None,
         },
@@ -101,7 +102,7 @@ def test_amazon_2014_reviews_are_json_or_literals_and_metadata_literals(tmp_path
     ]
     first, second = source.items
     assert (first.title, first.categories) == ("Mum's & Dad's soap", ("Beauty", "Bath", "Gifts"))
-    assert first.text.startswith('Suds It\'s "soft" 🧼.')
+    assert first.text.startswith('Suds half a pair: ? It\'s "soft" 🧼.')
     assert len(first.text) == 2000
     assert (second.item_id, second.title, second.categories, second.text) == ("B2", "", (), "")
     assert (source.counts["products_repeated"], source.counts["products_rejected"]) == (1, 0)

@@ -131,6 +131,8 @@ def test_repeated_rows_are_dropped_and_counted_and_the_first_stays(bring):
         ("2000-12-31T22:12", 978300720),
         ("2001-01-01T00:12:40.75+02:00", 978300760),
         ("2000-12-31 16:42:40-0530", 978300760),
+        ("2000-12-31 22:12:40+00", 978300760),  # as PostgreSQL writes them
+        ("2000-12-31T20:12:40.123-02", 978300760),
     ],
 )
 def test_times_follow_the_stated_rule(bring, written, seconds):
@@ -219,6 +221,44 @@ def test_a_column_may_have_any_name(tmp_path):
     for path in (tmp_path / "a.csv", tmp_path / "a.parquet"):
         cleaning = prepare("table", path, tmp_path / "out").facts["cleaning"]
         assert (cleaning["rows_accepted"], len(cleaning["ignored_columns"])) == (3, 6)
+
+
+def test_lists_of_categories_are_taken_from_parquet_and_what_is_no_text_is_named(tmp_path):
+    events = pl.DataFrame({"user_id": ["u", "u"], "item_id": ["a", "b"], "timestamp": [1, 2], "extra": [[1], [2]]})
+    events.write_parquet(tmp_path / "interactions.parquet")
+    items = {"item_id": ["a", "b"], "title": ["A", "B"], "categories": [["Drama", "One|Two", None], None]}
+    pl.DataFrame(items).write_parquet(tmp_path / "items.parquet")
+    prepared = prepare("table", tmp_path, tmp_path / "out")
+    assert [item.categories for item in prepared.catalogue] == [("Drama", "One|Two"), ()]
+    assert prepared.facts["cleaning"]["ignored_columns"] == ["interactions.parquet: extra"]
+    pl.DataFrame(items | {"text": [b"x", b"y"]}).write_parquet(tmp_path / "items.parquet")
+    with pytest.raises(DataError, match=r"items\.parquet: column text holds Binary, which is no text"):
+        prepare("table", tmp_path, tmp_path / "other")
+
+
+def test_a_date_that_no_clock_will_reach_is_rejected_in_every_format(tmp_path):
+    """Warehouses write 9999-12-31 for never. As a number it would pass for milliseconds, and for 1978."""
+    dates = [datetime(2024, 3, 1, 12, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)]
+    frame = pl.DataFrame({"user_id": ["u", "u"], "item_id": ["a", "b"], "timestamp": dates})
+    frame.write_parquet(tmp_path / "x.parquet")
+    frame.with_columns(pl.col("timestamp").dt.date()).write_parquet(tmp_path / "y.parquet")
+    for name, seconds in (("x", 1709294400), ("y", 1709251200)):
+        prepared = prepare("table", tmp_path / f"{name}.parquet", tmp_path / f"out-{name}")
+        assert prepared.times.tolist() == [seconds]
+        (told,) = prepared.facts["cleaning"]["first_rejected"]
+        assert told == "line 2: timestamp '9999-12-31' lies after 2100"
+
+
+def test_a_parquet_file_is_the_one_that_was_named(tmp_path):
+    pl.DataFrame({"user_id": ["u"], "item_id": ["right"], "timestamp": [1]}).write_parquet(tmp_path / "q[1].parquet")
+    pl.DataFrame({"user_id": ["u"], "item_id": ["wrong"], "timestamp": [1]}).write_parquet(tmp_path / "q1.parquet")
+    prepared = prepare("table", tmp_path / "q[1].parquet", tmp_path / "out")
+    assert [item.item_id for item in prepared.catalogue] == ["right"]
+
+
+def test_a_rating_beyond_what_is_stored_is_rejected(bring):
+    prepared = bring(f"{HEADER},rating\nu,a,1,4\nu,b,2,1e39\n")
+    assert prepared.facts["cleaning"]["first_rejected"] == ["line 3: rating '1e39' is not a number"]
 
 
 def test_float_ids_in_parquet_are_refused(tmp_path):

@@ -124,7 +124,7 @@ def _json_or_literal(line: str) -> Any:
 def _written(value: Any) -> str | None:
     """A field as a table would have it; what is no text and no number is missing."""
     if isinstance(value, str):
-        return value
+        return _whole(value)
     return repr(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
@@ -169,4 +169,9 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _clean(value: Any) -> str:
-    return " ".join(html.unescape(value).split()) if isinstance(value, str) else ""
+    return " ".join(html.unescape(_whole(value)).split()) if isinstance(value, str) else ""
+
+
+def _whole(text: str) -> str:
+    """With a question mark for half a surrogate pair, which JSON may name and no file can hold."""
+    return text.encode("utf-8", "replace").decode()

@@ -2,7 +2,7 @@
 
     cleaned = clean(interactions, Cleaning(threshold=4, min_user=5, min_item=5))
 
-In this order: what the user did not like (rated below the threshold, or of type dislike) is set apart as true
+In this order: what the user did not like (a dislike, or rated low) is set apart as true
 negatives; repeated rows go; users and items with too few events go, again and again until none is left; events of the
 same time are put in the order of the file or shuffled. Knows no file, no catalogue and no split.
 """
@@ -17,7 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from training.data.prepared import DataError
-from training.data.rows import DISLIKE, Interactions
+from training.data.rows import DISLIKE, DISLIKE_BELOW, RATING, Interactions
 
 Ties = Literal["file", "shuffle"]
 TIES: tuple[Ties, ...] = get_args(Ties)
@@ -27,7 +27,8 @@ TIES: tuple[Ties, ...] = get_args(Ties)
 class Cleaning:
     """What is taken.
 
-    threshold: a rating below it is a true negative; a row without a rating is none. min_user, min_item: events that a
+    threshold: any row's rating below it is a true negative; without one, what is below DISLIKE_BELOW in rows of type
+    rating. A row without a rating is none. min_user, min_item: events that a
     user, an item must have (both at k: the k-core). once: only the first event of each user with each item. ties:
     events of one user at the same time keep the order of the file, or are shuffled by `seed`.
     """
@@ -77,8 +78,11 @@ class Cleaned:
 def clean(interactions: Interactions, cleaning: Cleaning) -> Cleaned:
     """Raises DataError when nothing is left."""
     disliked = interactions.types == DISLIKE
+    # NaN, no rating, is below nothing.
     if cleaning.threshold is not None:
-        disliked |= interactions.values < cleaning.threshold  # NaN, no rating, is below nothing
+        disliked |= interactions.values < cleaning.threshold
+    else:
+        disliked |= (interactions.types == RATING) & (interactions.values < DISLIKE_BELOW)
     events, repeated = _ordered(interactions, ~disliked, cleaning)
     negatives, _ = _ordered(interactions, disliked, cleaning)
     if not len(events):

@@ -23,6 +23,7 @@ from training.data.prepared import DataError
 
 LINE = "\0line"  # no table has a column of that name
 CHUNK = 100_000  # rows held as Python strings at a time
+LATEST = 4_102_444_800  # the year 2100, in unix seconds: a later time is a mistake of units or of typing
 LONGEST_LINE = 1 << 20  # characters; a longer line is no row of a table
 
 
@@ -153,10 +154,11 @@ class _Reader:
 def read_parquet(path: Path) -> pl.DataFrame:
     """Every column as strings beside its row number from 1, so that one set of checks serves every format.
 
-    Dates and times become unix seconds; nested columns are left out (they are none of the canonical ones).
+    Dates and times become unix seconds; those after 2100 stay dates, since as numbers they would pass for milliseconds.
+    Nested and binary columns are left as they are.
     """
     try:
-        frame = pl.read_parquet(path)
+        frame = pl.read_parquet(path, glob=False)
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist") from error
     except (OSError, pl.exceptions.PolarsError) as error:
@@ -166,8 +168,11 @@ def read_parquet(path: Path) -> pl.DataFrame:
     columns = []
     for name, kind in frame.schema.items():
         if isinstance(kind, pl.Datetime | pl.Date):
-            columns.append((pl.col(name).dt.epoch("us") / 1e6).cast(pl.String))
-        elif not kind.is_nested() and kind != pl.Binary:
+            seconds, date = pl.col(name).dt.epoch("us") / 1e6, pl.col(name).dt.strftime("%Y-%m-%d")
+            columns.append(pl.when(seconds < LATEST).then(seconds.cast(pl.String)).otherwise(date).alias(name))
+        elif kind.is_nested() or kind == pl.Binary:
+            columns.append(pl.col(name))
+        else:
             columns.append(pl.col(name).cast(pl.String))
         if name in ("user_id", "item_id") and kind.is_float():
             raise DataError(f"{path.name}: column {name} holds floats; ids must be strings or integers")

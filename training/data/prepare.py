@@ -8,6 +8,7 @@ prepared = prepare("synthetic", None, Path("prepared/demo"))
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -17,13 +18,13 @@ from numpy.typing import NDArray
 from model.catalogue import Catalogue, Item
 from training.data.clean import Cleaning, Events, clean
 from training.data.prepared import PARTS, TEST, TRAIN, VALIDATION, DataError, Negatives, Prepared, refuse_occupied
-from training.data.rows import TIME_RULE
+from training.data.rows import TIME_RULE, rejections
 from training.data.sources import SOURCES, Download, read
 from training.data.splits import by_time, leave_one_out, split_hash
 from training.data.synthetic import Sizes
 from training.data.table import Source
 
-__all__ = ["SOURCES", "SPLITS", "UNIX_FROM", "assemble", "prepare", "read"]
+__all__ = ["SOURCES", "SPLITS", "UNIX_FROM", "assemble", "overlooked", "prepare", "read"]
 
 SplitName = Literal["leave-one-out", "time"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
@@ -62,6 +63,18 @@ def prepare(
     )
     prepared.write(out)
     return prepared
+
+
+def overlooked(facts: Mapping[str, Any]) -> list[str]:
+    """Of what was read, what a person should not overlook: sentences."""
+    cleaning, told = facts["cleaning"], []
+    if cleaning["rows_rejected"]:
+        told.append(rejections(cleaning["rows_read"], cleaning["rows_rejected"], cleaning["first_rejected"]))
+    if cleaning["ignored_columns"]:
+        told.append(f"columns that were not read: {', '.join(cleaning['ignored_columns'])}")
+    if cleaning["times_in_future"]:
+        told.append(f"times later than now: {cleaning['times_in_future']}")
+    return told
 
 
 def assemble(

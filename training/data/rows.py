@@ -9,7 +9,7 @@ module does not know: any particular data set, items, what is a duplicate, split
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,13 +17,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from training.data.files import LINE
+from training.data.files import LATEST, LINE
 from training.data.prepared import DataError
 
 SHOWN = 10  # rejected rows that are told in full
-LATEST = 4_102_444_800  # the year 2100, in seconds: a later time is a mistake of units or of typing
 TYPES: Final = ("view", "click", "cart", "purchase", "like", "dislike", "rating")  # as the service takes them
-UNTYPED, DISLIKE = -1, TYPES.index("dislike")
+UNTYPED, DISLIKE, RATING = -1, TYPES.index("dislike"), TYPES.index("rating")
+DISLIKE_BELOW = 3.0  # what is called a rating and lies below is a dislike, as in the service
 
 TIME_RULE = (
     "a number is unix seconds (or a position); from 1e11 on it is milliseconds, from 1e14 microseconds, from 1e17 "
@@ -93,6 +93,12 @@ class Numbers:
         return tuple(self._of)
 
 
+def rejections(read: int, rejected: int, first: Sequence[object]) -> str:
+    """What a person should not overlook, in one sentence. first: of the rejected rows, some."""
+    told = [str(row) for row in first[:3]]
+    return f"{rejected} of {read} rows were rejected: {'; '.join(told)}{' ...' if rejected > len(told) else ''}"
+
+
 def check(chunks: Iterable[pl.DataFrame], *, origin: str) -> Interactions:
     """Types the columns user_id, item_id, timestamp and, where there are, rating and type; others are not read.
 
@@ -160,7 +166,7 @@ def _typed(raw: pl.DataFrame) -> pl.DataFrame:
         "item_id",
         pl.col("timestamp").str.strip_chars().alias("written"),
         optional("rating").alias("rating"),
-        optional("rating").cast(pl.Float64, strict=False).alias("value"),
+        optional("rating").cast(pl.Float64, strict=False).cast(pl.Float32).alias("value"),
         optional("type").alias("type"),
         optional("fault").alias("fault"),
     )
@@ -235,7 +241,7 @@ def _iso(text: pl.Expr) -> pl.Expr:
     # A zone is cut off and subtracted by hand: polars reads a column either all with zones or all without.
     parts = text.str.extract_groups(
         r"^(?<date>\d{4}-\d\d-\d\d)(?:[T ](?<time>\d\d:\d\d)(?<second>:\d\d)?(?<fraction>\.\d+)?)?"
-        r"\s?(?:(?<utc>Z|UTC)|(?<sign>[+-])(?<hours>\d\d):?(?<minutes>\d\d))?$"
+        r"\s?(?:(?<utc>Z|UTC)|(?<sign>[+-])(?<hours>\d\d)(?::?(?<minutes>\d\d))?)?$"
     )
 
     def part(name: str, default: str) -> pl.Expr:

@@ -1,7 +1,7 @@
 """Any table: CSV, CSV.gz, TSV or Parquet with the canonical columns.
 
 interactions   user_id, item_id, timestamp, rating?, type?     anything else is ignored, and named
-items          item_id, title?, categories?, text?       optional; categories joined by |
+items          item_id, title?, categories?, text?       optional; categories joined by |, or in Parquet a list
 
 source = read(Path("my-data"))                                # a folder with interactions.* and perhaps items.*
 source = read(Path("clicks.csv"), items=Path("films.parquet"))
@@ -65,11 +65,12 @@ def items_of(table: pl.DataFrame, *, origin: str) -> tuple[Item, ...]:
     columns = [pl.col(name) if name in table.columns else absent(name) for name in (*ITEM_COLUMNS, LINE)]
     found: dict[str, Item] = {}
     for item_id, title, categories, text, line in table.select(columns).iter_rows():
+        listed = categories if isinstance(categories, list) else (categories or "").split("|")
         if not (item_id or "").strip():
             raise DataError(f"{origin} line {line}: item_id is missing")
         if item_id in found:
             raise DataError(f"{origin} line {line}: item_id {item_id!r} appears a second time")
-        names = dict.fromkeys(name for part in (categories or "").split("|") if (name := part.strip()))
+        names = dict.fromkeys(name for part in listed if (name := (part or "").strip()))
         found[item_id] = Item(item_id, (title or "").strip(), tuple(names), (text or "").strip())
     return tuple(found.values())
 
@@ -94,6 +95,9 @@ def _noting(
             raise DataError(f"{path.name} has no column {missing[0]!r}; it has {some}")
         if number == 0:
             ignored += [f"{path.name}: {name}" for name in names if name not in known]
+        for name, kind in chunk.select(pl.col(name) for name in names if name in known).schema.items():
+            if kind != pl.String and not (name == "categories" and kind == pl.List(pl.String)):
+                raise DataError(f"{path.name}: column {name} holds {kind}, which is no text")
         yield chunk.select([*(name for name in names if name in known), LINE])
 
 
