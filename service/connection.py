@@ -42,6 +42,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     _in_head = False
     _head_bytes = 0
+    _moved = False  # whether what came began or ended a message, or was part of a body
+    _loose_bytes = 0  # since something did: a chunk's extensions, and the trailers behind the last one
     _refused = False
     _head_timer: asyncio.TimerHandle | None = None
     _write_timer: asyncio.TimerHandle | None = None
@@ -63,20 +65,26 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if self._head_timer is None and (self.cycle is None or self.cycle.response_complete):
             self._start_head_timer()  # also for line ends alone, which begin no message
-        began_in_head = self._in_head
+        began_in_head, self._moved = self._in_head, False
         super().data_received(data)
         if began_in_head and self._in_head:  # what came with its beginning is counted once the head is whole
             self._head_bytes += len(data)
-            if self._head_bytes > self.limits.header_bytes:
-                self._refuse_headers()
+        elif not self._in_head:
+            self._loose_bytes = 0 if self._moved else self._loose_bytes + len(data)
+        if max(self._head_bytes, self._loose_bytes) > self.limits.header_bytes:
+            self._refuse_headers()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._in_head, self._head_bytes = True, 0
+        self._in_head, self._head_bytes, self._moved, self._loose_bytes = True, 0, True, 0
         self._start_head_timer()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # trailers are nobody's: as headers they would say who asks after that was settled
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
-        self._in_head = False
+        self._in_head, self._head_bytes = False, 0
         self._stop_head_timer()
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if size > self.limits.header_bytes:
@@ -85,10 +93,12 @@ class BoundedProtocol(HttpToolsProtocol):
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
+        self._moved = True
         if not self._refused:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
+        self._moved = True
         if not self._refused:
             super().on_message_complete()
 

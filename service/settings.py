@@ -189,7 +189,8 @@ def load_settings(**given: Any) -> Settings:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else ""
         reason = first["msg"].removeprefix("Value error, ")
-        value = "" if first["type"] == "missing" else f" {str(first['input'])[:80]!r}"
+        told = first["type"] != "missing" and name != "store"  # a store's address may hold a password
+        value = f" {str(first['input'])[:80]!r}" if told else ""
         raise SettingsError(f"{PREFIX}{name.upper()}{value} cannot be used: {reason}") from None
 
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
+from redis.asyncio.connection import parse_url
+
 from service.stores.contract import Store, StoreUnavailable
 from service.stores.redis import RedisStore
 from service.stores.sqlite import SqliteStore
@@ -21,14 +23,23 @@ _REDIS = ("redis://", "rediss://", "unix://")
 
 
 def check_address(address: str) -> str:
-    """The address as given. Raises ValueError with one sentence when `open_store` would not understand it."""
-    if address.startswith(_REDIS):
-        if address.split("://", 1)[1]:
-            return address
-    elif address.startswith(_SQLITE):
+    """The address as given. Raises ValueError with one sentence when `open_store` would not understand it.
+
+    No sentence repeats the address: it may hold a password.
+    """
+    if address.startswith(_SQLITE):
         _sqlite_path(address)
         return address
-    raise ValueError(f"{address!r} is no store: give sqlite:///FILE, sqlite://:memory: or redis://HOST:PORT/DB")
+    if address.startswith(_REDIS) and address.split("://", 1)[1]:
+        try:
+            parse_url(address)
+        except ValueError:
+            raise ValueError(
+                "the address of the Redis server cannot be read: give redis://HOST:PORT/DB, with / @ : and # of a "
+                "password written as %2F %40 %3A and %23"
+            ) from None
+        return address
+    raise ValueError("it is no store: give sqlite:///FILE, sqlite://:memory: or redis://HOST:PORT/DB")
 
 
 async def open_store(address: str, *, timeout: float = 0.1, connections: int = 32) -> Store:
@@ -50,7 +61,7 @@ def _sqlite_path(address: str) -> str:
     if rest in (":memory:", "/:memory:"):
         return ":memory:"
     if not rest.startswith("/") or rest == "/":
-        raise ValueError(f"{address!r} names no file: give sqlite:///FILE (three slashes, four for an absolute path)")
+        raise ValueError("it names no file: give sqlite:///FILE (three slashes, four for an absolute path)")
     return rest[1:]
 
 

@@ -47,6 +47,28 @@ def connect(service: Running) -> socket.socket:
     return one
 
 
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"1f\r\n" + b'{"history": ["i3"], "k":     3}' + b"\r\n0\r\n"
+
+
+def test_trailers_are_nobodys(connection: socket.socket) -> None:
+    """As headers they would come after it was settled who asks."""
+    connection.sendall(CHUNKED + b"X-Request-ID: from-a-trailer\r\nConnection: close\r\n\r\n")
+    head = connection.recv(65536)
+    assert head.startswith(b"HTTP/1.1 200"), head
+    assert b"from-a-trailer" not in head
+    assert b"connection: close" not in head.lower()
+
+
+@pytest.mark.parametrize("line", [b"x: y\r\n", b"y"], ids=["many", "long"])
+def test_trailers_without_end_are_not_read(connection: socket.socket, line: bytes) -> None:
+    connection.sendall(CHUNKED + (b"" if line.endswith(b"\n") else b"x: "))
+    sent = 0
+    with suppress(ConnectionError):
+        while sent < 50_000_000:
+            sent += connection.send(line * 1000)
+    assert sent < 20_000_000, "and the sockets' buffers hold some of that"
+
+
 def everything(connection: socket.socket) -> bytes:
     """All that comes until the server ends the connection."""
     received = b""
