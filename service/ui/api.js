@@ -25,7 +25,10 @@ export async function call(method, path, body, signal) {
     if (error.name === "AbortError") throw error;
     throw new Refusal(0, "away", "The service does not answer.", { again: 3 });
   }
-  const told = await answer.json().catch(() => null);
+  const told = await answer.json().catch((error) => {
+    if (signal?.aborted) throw error; // given up while the answer was on its way
+    return null;
+  });
   if (answer.ok && told !== null) return told;
   throw refusal(answer, told?.error ?? {});
 }

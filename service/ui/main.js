@@ -11,10 +11,14 @@ import { Session } from "./session.js";
 import { Stepper, walkNote } from "./walk.js";
 
 const SETTLE_MS = 120; // how long a change may be followed by another before the service is asked
+const MAP_MS = 5000; // how long a map stands at least
 const session = new Session();
 const known = new Map(); // item_id -> item, for what has been told with its title
 let shownIds = []; // of the points on the map
 let hadBundle = false; // when the map was last asked for
+let mapBundle = null; // whose map it is
+let mapAt = 0; // when it came: replicas in the middle of a swap must not have it asked for again and again
+let turn = 0; // changes with whoever is meant, so that a late answer about somebody else is known by it
 let lastRecommendation = null;
 let lastWalked = "";
 let pickPlaces = []; // of the recommendations on the map, best first; null where the map has none
@@ -50,6 +54,8 @@ const ask = newestOnly(async (signal) => {
     clear();
     // A service that has just started again answers before it has its bundle: the map waits for that, and asks again.
     if (answer.bundle === null && hadBundle) return void setTimeout(loadMap, 1000);
+    // Another bundle has been taken up: its map is another one.
+    if (answer.bundle !== mapBundle && performance.now() - mapAt > MAP_MS) return void loadMap();
     await walk(answer, signal);
   } catch (error) {
     if (error.name === "AbortError") throw error;
@@ -83,6 +89,7 @@ async function loadMap() {
   try {
     const map = await call("GET", "/page/map");
     hadBundle = map.bundle !== null;
+    [mapBundle, mapAt] = [map.bundle, performance.now()];
     shownIds = map.item_ids;
     theMap.points(map.x, map.y, map.labels);
     offerCategories(map.categories);
@@ -139,7 +146,8 @@ async function walk(answer, signal) {
 async function drawWalk(answer, signal) {
   const read = session.read.slice(-1000);
   const mark = [...read, ...answer.items].map((item) => item.item_id);
-  const { walks, marks } = await call("POST", "/page/trace", session.walk(mark), signal);
+  const { bundle, walks, marks } = await call("POST", "/page/trace", session.walk(mark), signal);
+  if (bundle !== mapBundle) return; // places on another map
   const places = marks.map((place) => place ?? null);
   pickPlaces = places.slice(read.length);
   theMap.marks(
@@ -175,12 +183,21 @@ async function pick(item) {
   session.add(item);
 }
 
+/** Who is meant from now on. What comes of an earlier question about somebody else is dropped: see `turn`. */
+function choose(mode, user) {
+  turn += 1;
+  session.choose(mode, user);
+  return turn;
+}
+
 async function sendEvent(item) {
+  const mine = turn;
   const event = { event_id: crypto.randomUUID?.() ?? `page-${Date.now()}-${Math.random()}`, user_id: session.user, item_id: item.item_id };
   event.type = $("event-type").value;
   if (lastRecommendation) event.recommendation_id = lastRecommendation;
   try {
     await call("POST", "/events", event);
+    if (mine !== turn) return;
     $("user-note").textContent = `Sent: ${event.type} of ${titleOf(item)}.`;
     if (session.stored) session.stored = [...session.stored, { ...item, kept: true }];
     session.changed();
@@ -190,7 +207,7 @@ async function sendEvent(item) {
 }
 
 async function loadUser() {
-  session.choose("stored", $("user").value.trim());
+  const mine = choose("stored", $("user").value.trim());
   $("user-note").textContent = session.user ? "" : "Type the id of a user whose events the service holds.";
   if (!session.user || !keyOfTab()) return;
   try {
@@ -198,9 +215,11 @@ async function loadUser() {
     const ids = (told.history ?? []).slice(-50);
     const named = ids.length ? await call("GET", `/page/catalogue?${ids.map((id) => `item=${encodeURIComponent(id)}`).join("&")}`) : { items: [] };
     remember(named.items);
+    if (mine !== turn) return;
     session.stored = ids.map((id) => ({ ...(known.get(id) ?? { item_id: id, title: "", categories: [] }), kept: true }));
     session.changed();
   } catch (error) {
+    if (mine !== turn) return;
     $("user-note").textContent = `The stored history is not shown: ${error.message}`;
   }
 }
@@ -208,9 +227,10 @@ async function loadUser() {
 async function invent() {
   const ids = Array.from({ length: 5 }, () => shownIds[Math.floor(Math.random() * shownIds.length)]).filter(Boolean);
   if (!ids.length) return showWords("There is no item to invent a history from.");
+  const mine = (turn += 1);
   const { items } = await call("GET", `/page/catalogue?${ids.map((id) => `item=${encodeURIComponent(id)}`).join("&")}`);
   remember(items);
-  session.replace(items);
+  if (mine === turn) session.replace(items);
 }
 
 // --------------------------------------------------------------------------------------------------------- map
@@ -225,8 +245,14 @@ const theMap = new CatalogueMap($("map"), swatches, {
   pick: async (place, touched, left, top) => {
     if (place === null) return tip(null);
     if (touched && hovered !== place) return tip(place, left, top, " Tap again to add it.");
-    await nameOf(shownIds[place]);
-    pick(known.get(shownIds[place]));
+    const id = shownIds[place];
+    try {
+      await nameOf(id);
+    } catch (error) {
+      return refuse(error, null);
+    }
+    if (known.has(id)) pick(known.get(id));
+    else showWords("This item is no longer in the catalogue.");
   },
 });
 const stepper = new Stepper((step) => theMap.step(step));
@@ -273,7 +299,7 @@ session.addEventListener("change", () => {
 });
 
 for (const radio of document.querySelectorAll('input[name="mode"]')) {
-  radio.addEventListener("change", () => (radio.value === "stored" ? loadUser() : session.choose("invented")));
+  radio.addEventListener("change", () => (radio.value === "stored" ? loadUser() : choose("invented")));
 }
 $("user-form").addEventListener("submit", (event) => {
   event.preventDefault();

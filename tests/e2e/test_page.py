@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from playwright.sync_api import Route
 
 from tests.e2e.browser import HOSTILE, PHONE, Served, Tab, browser, open_tab, serve, toy_bundles
 
@@ -190,6 +191,46 @@ def test_a_stored_user_and_real_events(address: str, open_tab: Open) -> None:
     tab.page.locator("#list li:first-child .title", has_text="Orchard part 5").wait_for()
     asked = httpx.post(f"{address}/recommend", json={"user_id": "ann", "k": 1}, trust_env=False).json()
     assert asked["items"][0]["title"] == "Orchard part 5", "the service kept it"
+    assert tab.errors == []
+
+
+def test_a_late_answer_about_another_user_is_dropped(address: str, open_tab: Open) -> None:
+    """It would become the history of whoever is meant now, and be sent as theirs."""
+    tab = open_tab(address)
+    tab.page.evaluate("sessionStorage.setItem('contrec.key', 'any')")
+    held: list[Route] = []
+    tab.page.route("**/users/alice", lambda route: held.append(route))
+    tab.page.route("**/users/bob", lambda route: route.fulfill(json={"history": ["item-12"]}))
+    tab.page.get_by_text("Stored user").click()
+    for name in ("alice", "bob"):
+        tab.page.fill("#user", name)
+        tab.page.press("#user", "Enter")
+    titles = tab.page.locator("#history .title")
+    titles.first.wait_for()
+    told = titles.all_inner_texts()
+    held[0].fulfill(json={"history": ["item-13", "item-14"]})
+    tab.answered("recommendations for bob")
+    tab.page.wait_for_timeout(500)
+    assert titles.all_inner_texts() == told
+    assert len(told) == 1
+    assert tab.errors == []
+
+
+def test_another_bundle_brings_another_map(address: str, open_tab: Open) -> None:
+    tab = open_tab(address)
+    tab.answered("10 recommendations")
+    tab.page.wait_for_timeout(5100)  # a map stands for five seconds at least
+    maps: list[str] = []
+    tab.page.on("request", lambda request: maps.append(request.url) if request.url.endswith("/page/map") else None)
+
+    def swapped(route: Route) -> None:
+        route.fulfill(json=route.fetch().json() | {"bundle": "another/1"})
+
+    tab.page.route("**/recommend", swapped, times=1)
+    tab.page.fill("#k", "11")
+    tab.answered("11 recommendations")
+    tab.page.wait_for_timeout(500)
+    assert len(maps) == 1
     assert tab.errors == []
 
 
