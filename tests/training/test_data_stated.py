@@ -146,7 +146,9 @@ def test_the_command_tells_of_rejected_rows_of_the_future_and_of_nothing_importe
     assert done.stderr.splitlines() == [
         "1 of 4 rows were rejected: line 4: item_id is missing",
         "times later than now: 1",
+        f"prepared data is in {tmp_path / 'out'}",
     ]
+    assert json.loads(done.stdout)["cleaning"] == _facts(tmp_path)["cleaning"], "what is piped is JSON alone"
     cleaning = _facts(tmp_path)["cleaning"]
     assert (cleaning["times_in_future"], cleaning["duplicates_dropped"]) == (1, 1)
     for command in ("prepare", "validate"):
