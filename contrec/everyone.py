@@ -57,8 +57,7 @@ class Audience:
     def digest(self) -> str:
         """sha256 over every item, and every user with all that is told of them."""
         digest = hashlib.sha256()
-        for item in self.recommender.catalogue:
-            digest.update(json.dumps([item.item_id, item.title, item.categories, item.text]).encode())
+        self.recommender.catalogue.enter(digest)
         for viewer in self.viewers:
             digest.update(json.dumps(viewer.user_id).encode())
             for rows in (viewer.history, viewer.seen, viewer.disliked):
@@ -171,8 +170,8 @@ def recommend_all(audience: Audience, out: Path, plan: Plan, *, passing: Passing
             left = (len(viewers) - done) / rate
             passing(f"{done} of {len(viewers)} users, {rate:.0f} users/s, {left:.0f} s left")
         _write(_frame(audience.recommender, shard, lists), path)
-    done_parts = [pl.read_parquet(path, glob=False) for path in paths]
-    whole = pl.concat(done_parts) if done_parts else _frame(audience.recommender, [], {})
+    frames = [pl.read_parquet(path, glob=False) for path in paths]
+    whole = pl.concat(frames) if frames else _frame(audience.recommender, [], {})
     _write(whole, out)
     shutil.rmtree(folder)
     return Told(len(viewers), already, len(whole), time.perf_counter() - started)
@@ -214,7 +213,7 @@ def _lists(
             rows, scores = recommender.retrieve(taste, mask, shape.depth(plan.k))
         else:  # nothing to go by: by counts, as the service has it
             rows, scores = recommender.neighbours(viewer.history, mask, shape.depth(plan.k))
-        yield shape.of(recommender, rows, scores, plan.k) if shape.asked else (rows, scores)
+        yield shape.of(recommender, rows, scores, plan.k)
 
 
 def _seed(seed: int, user_id: str) -> int:

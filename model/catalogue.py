@@ -9,6 +9,7 @@ appear in requests, answers and files; rows appear everywhere else. This module 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -143,6 +144,11 @@ class Catalogue:
             raise ValueError(f"no item has the category {unknown[0]!r}")
         mask = self.in_categories(allow) if allow else np.ones(len(self), dtype=np.bool_)
         return mask & ~self.in_categories(deny)
+
+    def enter(self, digest: hashlib._Hash) -> None:
+        """Everything that is said of the items, in row order: two catalogues that differ anywhere differ in it."""
+        for item in self._items:
+            digest.update(json.dumps([item.item_id, item.title, item.categories, item.text]).encode())
 
     def write(self, path: Path) -> None:
         """One JSON object a line, in row order."""

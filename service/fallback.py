@@ -208,15 +208,13 @@ def _pick(question: Question, source: Source, taste: _Taste | None, failed: list
 
 def shaped(question: Question, picked: Picked) -> Picked:
     """The list cut to k, away from dislikes and diverse where that was asked for."""
-    if question.shape.asked:
-        try:
-            recommender, k = question.served.recommender, question.k
-            picked.rows, picked.scores = question.shape.of(recommender, picked.rows, picked.scores, k)
-            return picked
-        except Exception:
-            log.exception("the list could not be shaped")
-            picked.failed += ("shape",)
-    picked.rows, picked.scores = picked.rows[: question.k], picked.scores[: question.k]
+    recommender, k = question.served.recommender, question.k
+    try:
+        picked.rows, picked.scores = question.shape.of(recommender, picked.rows, picked.scores, k)
+    except Exception:
+        log.exception("the list could not be shaped")
+        picked.failed += ("shape",)
+        picked.rows, picked.scores = picked.rows[:k], picked.scores[:k]
     return picked
 
 

@@ -2,8 +2,7 @@
 
 Works on the best CANDIDATES of a list and never adds an item to it. Knows a recommender by its vectors alone.
 
-    if shape.asked:
-        rows, scores = shape.of(recommender, rows, scores, k)
+    rows, scores = shape.of(recommender, rows, scores, k)
 """
 
 from __future__ import annotations
@@ -36,7 +35,10 @@ class Shape:
         return max(k, CANDIDATES) if self.asked else k
 
     def of(self, recommender: Recommender, rows: Rows, scores: Floats, k: int) -> tuple[Rows, Floats]:
-        """The k chosen of rows (n,), best first, with their scores, which then need not fall."""
+        """The k chosen of rows (n,), best first, with their scores, which then need not fall: the first k where nothing
+        is asked."""
+        if not self.asked:
+            return rows[:k], scores[:k]
         vectors = recommender.unit_vectors(rows)
         worth = scores
         if len(self.avoid):

@@ -15,8 +15,7 @@ const MAP_MS = 5000; // how long a map stands at least
 const session = new Session();
 const known = new Map(); // item_id -> item, for what has been told with its title
 let shownIds = []; // of the points on the map
-let hadBundle = false; // when the map was last asked for
-let mapBundle = null; // whose map it is
+let mapBundle = null; // whose map it is; null while there is none
 let mapAt = 0; // when it came: replicas in the middle of a swap must not have it asked for again and again
 let turn = 0; // changes with whoever is meant, so that a late answer about somebody else is known by it
 let lastRecommendation = null;
@@ -53,7 +52,7 @@ const ask = newestOnly(async (signal) => {
     show(answer);
     clear();
     // A service that has just started again answers before it has its bundle: the map waits for that, and asks again.
-    if (answer.bundle === null && hadBundle) return void setTimeout(loadMap, 1000);
+    if (answer.bundle === null && mapBundle !== null) return void setTimeout(loadMap, 1000);
     // Another bundle has been taken up: its map is another one.
     if (answer.bundle !== mapBundle && performance.now() - mapAt > MAP_MS) return void loadMap();
     await walk(answer, signal);
@@ -88,7 +87,6 @@ const search = newestOnly(async (signal) => {
 async function loadMap() {
   try {
     const map = await call("GET", "/page/map");
-    hadBundle = map.bundle !== null;
     [mapBundle, mapAt] = [map.bundle, performance.now()];
     shownIds = map.item_ids;
     theMap.points(map.x, map.y, map.labels);

@@ -23,6 +23,20 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def store(tmp_path: Path) -> dict[str, str]:
+    """The setting of one store for all who are served in a test."""
+    return {"store": f"sqlite:///{tmp_path / 'shared.db'}"}
+
+
+@pytest.fixture
+def versions(tmp_path: Path) -> tuple[str, str, str]:
+    """Three versions; the file names the first."""
+    one, two, three = (publish(tmp_path, n) for n in (1, 2, 3))
+    activate(tmp_path, "movies", one)
+    return one, two, three
+
+
+@pytest.fixture
 def read_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in the containers, where only the trainer may write to the folder."""
 
@@ -33,7 +47,7 @@ def read_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_the_admin_activates_and_rolls_back_and_every_replica_follows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, store: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two replicas with one store and folders of their own, as on two machines."""
     names = [(publish(tmp_path / folder, 1), publish(tmp_path / folder, 2)) for folder in ("a", "b")]
@@ -41,7 +55,6 @@ async def test_the_admin_activates_and_rolls_back_and_every_replica_follows(
     one, two = names[0]
     for folder in ("a", "b"):
         activate(tmp_path / folder, "movies", one)
-    store = {"store": f"sqlite:///{tmp_path / 'shared.db'}"}
     async with serving(tmp_path / "a", **store) as here, serving(tmp_path / "b", **store) as there:
         await here.service.following.activate(two)
         assert await top(here) == "i2"
@@ -57,10 +70,10 @@ async def test_the_admin_activates_and_rolls_back_and_every_replica_follows(
         assert await top(late) == "i2"
 
 
-async def test_a_version_that_was_activated_while_nobody_looked_counts(tmp_path: Path) -> None:
-    one, two, three = (publish(tmp_path, n) for n in (1, 2, 3))
-    activate(tmp_path, "movies", one)
-    store = {"store": f"sqlite:///{tmp_path / 'shared.db'}"}
+async def test_a_version_that_was_activated_while_nobody_looked_counts(
+    tmp_path: Path, versions: tuple[str, str, str], store: dict[str, str]
+) -> None:
+    _, two, three = versions
     async with serving(tmp_path, **store) as run:
         await run.service.following.activate(two)
     activate(tmp_path, "movies", three)
@@ -92,9 +105,10 @@ def test_what_moved_last_counts_and_what_counted_before_is_the_way_back(
     assert following.latest(file, pointer) == counts
 
 
-async def test_the_admin_goes_back_to_what_was_served_before_whoever_moved_it(tmp_path: Path) -> None:
-    one, two, three = (publish(tmp_path, n) for n in (1, 2, 3))
-    activate(tmp_path, "movies", one)
+async def test_the_admin_goes_back_to_what_was_served_before_whoever_moved_it(
+    tmp_path: Path, versions: tuple[str, str, str]
+) -> None:
+    _, two, three = versions
     async with serving(tmp_path) as run:
         await run.service.following.activate(two)
         activate(tmp_path, "movies", three)
@@ -105,10 +119,11 @@ async def test_the_admin_goes_back_to_what_was_served_before_whoever_moved_it(tm
         assert await top(run) == "i3"
 
 
-async def test_a_rollback_in_the_folder_holds_for_a_replica_that_starts_later(tmp_path: Path) -> None:
+async def test_a_rollback_in_the_folder_holds_for_a_replica_that_starts_later(
+    tmp_path: Path, store: dict[str, str]
+) -> None:
     one, two = publish(tmp_path, 1), publish(tmp_path, 2)
     activate(tmp_path, "movies", one)
-    store = {"store": f"sqlite:///{tmp_path / 'shared.db'}"}
     async with serving(tmp_path, **store) as run:
         await run.service.following.activate(two)
         rollback(tmp_path, "movies")
@@ -120,10 +135,10 @@ async def test_a_rollback_in_the_folder_holds_for_a_replica_that_starts_later(tm
 
 
 @pytest.mark.usefixtures("read_only")
-async def test_a_folder_that_is_not_ours_to_write_follows_the_pointer_and_then_the_folder(tmp_path: Path) -> None:
-    one, two, three = (publish(tmp_path, n) for n in (1, 2, 3))
-    activate(tmp_path, "movies", one)
-    store = {"store": f"sqlite:///{tmp_path / 'shared.db'}"}
+async def test_a_folder_that_is_not_ours_to_write_follows_the_pointer_and_then_the_folder(
+    tmp_path: Path, versions: tuple[str, str, str], store: dict[str, str]
+) -> None:
+    one, two, three = versions
     async with serving(tmp_path, **store) as run:
         await run.service.following.activate(two)
         async with serving(tmp_path, **store) as late:
@@ -156,11 +171,11 @@ async def test_what_the_store_would_not_keep_holds_for_this_replica(tmp_path: Pa
 
 
 @pytest.mark.usefixtures("read_only")
-async def test_what_the_folder_said_before_may_be_gone(tmp_path: Path) -> None:
+async def test_what_the_folder_said_before_may_be_gone(
+    tmp_path: Path, versions: tuple[str, str, str], store: dict[str, str]
+) -> None:
     """The file says one, the admin went on to two and three; then one was deleted to save space."""
-    one, two, three = (publish(tmp_path, n) for n in (1, 2, 3))
-    activate(tmp_path, "movies", one)
-    store = {"store": f"sqlite:///{tmp_path / 'shared.db'}"}
+    one, two, three = versions
     async with serving(tmp_path, **store) as run:
         await run.service.following.activate(two)
         shutil.rmtree(tmp_path / "movies" / one)

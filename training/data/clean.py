@@ -28,9 +28,9 @@ class Cleaning:
     """What is taken.
 
     threshold: any row's rating below it is a true negative; without one, what is below DISLIKE_BELOW in rows of type
-    rating. A row without a rating is none. min_user, min_item: events that a
-    user, an item must have (both at k: the k-core). once: only the first event of each user with each item. ties:
-    events of one user at the same time keep the order of the file, or are shuffled by `seed`.
+    rating. A row without a rating is none. min_user, min_item: events that a user, an item must have (both at k: the
+    k-core). once: only the first event of each user with each item. ties: events of one user at the same time keep the
+    order of the file, or are shuffled by `seed`.
     """
 
     threshold: float | None = None

@@ -133,8 +133,7 @@ class Prepared:
             digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
             digest.update(array.tobytes())
         digest.update(json.dumps(self.users).encode())
-        for item in self.catalogue:
-            digest.update(json.dumps([item.item_id, item.title, item.categories, item.text]).encode())
+        self.catalogue.enter(digest)
         return digest.hexdigest()
 
     def _arrays(self) -> dict[str, NDArray[Any]]:

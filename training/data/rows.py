@@ -127,7 +127,7 @@ def check(chunks: Iterable[pl.DataFrame], *, origin: str) -> Interactions:
                 users(typed["user_id"].to_list()),
                 items(typed["item_id"].to_list()),
                 seconds,
-                typed["value"].cast(pl.Float32).fill_null(float("nan")).to_numpy(),
+                typed["value"].fill_null(float("nan")).to_numpy(),
                 typed["type_number"].to_numpy(),
             )
         )

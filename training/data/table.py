@@ -95,10 +95,12 @@ def _noting(
             raise DataError(f"{path.name} has no column {missing[0]!r}; it has {some}")
         if number == 0:
             ignored += [f"{path.name}: {name}" for name in names if name not in known]
-        for name, kind in chunk.select(pl.col(name) for name in names if name in known).schema.items():
-            if kind != pl.String and not (name == "categories" and kind == pl.List(pl.String)):
+        taken = [name for name in names if name in known]
+        for name in taken:
+            kind = chunk.schema[name]
+            if kind != pl.String and (name, kind) != ("categories", pl.List(pl.String)):
                 raise DataError(f"{path.name}: column {name} holds {kind}, which is no text")
-        yield chunk.select([*(name for name in names if name in known), LINE])
+        yield chunk.select([*taken, LINE])
 
 
 def _find(folder: Path, stem: str) -> Path | None:
