@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Route
+from playwright.sync_api import Position, Route
 
 from tests.e2e.browser import HOSTILE, PHONE, Served, Tab, browser, open_tab, serve, toy_bundles
 
@@ -118,6 +118,24 @@ def test_explore_draws_from_its_seed_and_the_walk_can_be_stepped(address: str, o
     assert tab.errors == []
 
 
+def on_the_map(tab: Tab, place: int) -> Position:
+    """Where the item stands that is so popular (0: the most), found as the map does: the whole box, 26 pixels around
+    it."""
+    left, top = tab.page.evaluate(
+        """async (place) => {
+        const map = await (await fetch('/page/map')).json();
+        const canvas = document.getElementById('map');
+        const ends = (v) => [Math.min(...v), Math.max(...v)];
+        const [a, b] = ends(map.x), [c, d] = ends(map.y);
+        const scale = (Math.min(canvas.clientWidth, canvas.clientHeight) - 52) / Math.max(b - a, d - c);
+        return [canvas.clientWidth / 2 + (map.x.at(place) - (a + b) / 2) * scale,
+                canvas.clientHeight / 2 - (map.y.at(place) - (c + d) / 2) * scale];
+    }""",
+        place,
+    )
+    return {"x": left, "y": top}
+
+
 def test_the_map_is_drawn_and_a_click_on_it_adds_the_item(address: str, open_tab: Open) -> None:
     tab = open_tab(address)
     tab.answered("for anybody")
@@ -126,24 +144,27 @@ def test_the_map_is_drawn_and_a_click_on_it_adds_the_item(address: str, open_tab
         ".getImageData(0, 0, canvas.width, canvas.height).data.buffer)).size"
     )
     tab.page.wait_for_function(f"() => ({colours})(document.getElementById('map')) > 3")
-    # The place of the most popular item, found as the map does: the whole box, 26 pixels around it.
-    left, top = tab.page.evaluate("""async () => {
-        const map = await (await fetch('/page/map')).json();
-        const canvas = document.getElementById('map');
-        const ends = (v) => [Math.min(...v), Math.max(...v)];
-        const [a, b] = ends(map.x), [c, d] = ends(map.y);
-        const scale = (Math.min(canvas.clientWidth, canvas.clientHeight) - 52) / Math.max(b - a, d - c);
-        return [canvas.clientWidth / 2 + (map.x[0] - (a + b) / 2) * scale,
-                canvas.clientHeight / 2 - (map.y[0] - (c + d) / 2) * scale];
-    }""")
+    spot = on_the_map(tab, 0)
     first = httpx.get(f"{address}/page/catalogue?limit=1", trust_env=False).json()["items"][0]["title"]
-    tab.page.locator("#map").hover(position={"x": left, "y": top})
+    tab.page.locator("#map").hover(position=spot)
     tab.page.locator("#tip", has_text=first).wait_for()
-    tab.page.locator("#map").click(position={"x": left, "y": top})
+    tab.page.locator("#map").click(position=spot)
     tab.answered("for this history")
     assert tab.page.locator("#history .title").all_inner_texts() == [first]
     for name in ("Zoom in", "Zoom out", "All", "Walk"):
         tab.page.get_by_role("button", name=name, exact=True).click()
+    assert tab.errors == []
+
+
+def test_a_click_on_an_item_that_has_gone_meanwhile_says_so(address: str, open_tab: Open) -> None:
+    tab = open_tab(address)
+    tab.page.route("**/page/catalogue?*", lambda route: route.fulfill(json={"items": [], "total": 0}))
+    tab.page.reload()  # nothing is known by an earlier search
+    tab.answered("for anybody")
+    tab.page.locator("#map-frame").wait_for()
+    tab.page.locator("#map").click(position=on_the_map(tab, -1))
+    tab.page.locator("#notice-text", has_text="This item is no longer in the catalogue.").wait_for()
+    assert tab.page.locator("#history .title").count() == 0
     assert tab.errors == []
 
 

@@ -4,7 +4,9 @@ items, no key, too many requests, a value out of bounds. Each is said in words, 
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -19,6 +21,7 @@ pytestmark = pytest.mark.browser
 
 Open = Callable[..., Tab]
 Serve = Callable[..., Served]
+UI = Path(__file__).resolve().parents[2] / "service" / "ui"
 TITLES = [f"Film {n}" for n in range(30)]
 
 
@@ -166,3 +169,45 @@ def test_an_api_key_is_asked_for_and_kept_for_the_tab_alone(
     tab.page.check("#send")
     tab.pick("Film 1")
     notice(tab, "lacks the scope write")
+
+
+class Slow(BaseHTTPRequestHandler):
+    """Half an answer at once, the rest never; the page's own script beside it."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        if self.path == "/api.js":
+            self.send_header("Content-Type", "text/javascript")
+            self.end_headers()
+            self.wfile.write((UI / "api.js").read_bytes())
+            return
+        self.send_header("Content-Length", "1000")
+        self.end_headers()
+        self.wfile.write(b'{"items": [')
+        self.wfile.flush()
+        self.rfile.read()  # until the browser hangs up
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_an_answer_that_is_given_up_while_it_arrives_is_no_refusal(open_tab: Open) -> None:
+    """A newer question takes its place, and nobody is told of an error."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        became = open_tab(f"{address}/api.js").page.evaluate(
+            """async () => {
+            const { call } = await import('/api.js');
+            const newer = new AbortController();
+            const fetched = window.fetch;
+            window.fetch = async (...asked) => {
+                const answer = await fetched(...asked); // the headers are there
+                setTimeout(() => newer.abort(), 50);
+                return answer;
+            };
+            return await call('GET', '/half', undefined, newer.signal).then(() => 'answered', (error) => error.name);
+        }"""
+        )
+        server.shutdown()
+    assert became == "AbortError"
