@@ -20,23 +20,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from importlib import metadata
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-FORMAT = 1
-MANIFEST = "manifest.json"
-CURRENT = "current"
-LIBRARIES = ("contrec", "torch", "transformers", "safetensors", "numpy", "faiss-cpu")
+from model.manifest import FORMAT, MANIFEST, NAME, File, Manifest, libraries
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+CURRENT = "current"
 _UNFINISHED = ".unfinished-"
 
 
@@ -52,34 +47,6 @@ class Current:
     moved: float
     previous: str | None = None
     previous_moved: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class File:
-    """What the manifest says of one file."""
-
-    sha256: str
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """The content of manifest.json. `files` holds every file of the bundle but the manifest, by its path inside."""
-
-    name: str
-    version: str
-    kind: str
-    recipe: str
-    recipe_config: dict[str, Any]
-    data_fingerprint: str
-    metrics: dict[str, Any]  # as training.evaluate gives them, by part
-    files: dict[str, File]
-    libraries: dict[str, str] = field(default_factory=dict)
-    created: str = ""
-    format: int = FORMAT
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +111,11 @@ def write_bundle(
             report(f"bundle {name}/{version} is already published; nothing changed")
             return target
         record = json.loads(text) | {"version": version, "created": datetime.now(UTC).isoformat(timespec="seconds")}
-        (work / MANIFEST).write_text(_manifest(record).to_json(), encoding="utf-8")
+        try:
+            manifest = Manifest.of(record)
+        except ValueError as error:
+            raise BundleError(f"the manifest of bundle {name!r} {error}") from error
+        (work / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         for path in (*files, MANIFEST):
             sync(work / path)
         for folder in {parent for path in files for parent in (work / path).parents if parent.is_relative_to(work)}:
@@ -169,17 +140,6 @@ def _sweep(home: Path) -> None:
     for left in home.glob(_UNFINISHED + "*"):
         if left.stat().st_mtime < time.time() - 24 * 3600:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
-
-
-def libraries() -> dict[str, str]:
-    """Versions of the libraries that a result depends on, without the local part that names a build."""
-    found = {}
-    for library in LIBRARIES:
-        try:
-            found[library] = metadata.version(library).partition("+")[0]
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _describe(path: Path) -> File:
@@ -250,44 +210,9 @@ def read_manifest(path: Path) -> Manifest:
     except (ValueError, RecursionError):
         raise BundleError(f"{MANIFEST} in bundle {path} is not JSON") from None
     try:
-        return _manifest(record)
-    except BundleError as error:
+        return Manifest.of(record)
+    except ValueError as error:
         raise BundleError(f"{MANIFEST} in bundle {path} {error}") from None
-
-
-def _manifest(record: Any) -> Manifest:
-    """A manifest from its JSON. Raises BundleError with the second half of a sentence."""
-    if not isinstance(record, dict) or "format" not in record:
-        raise BundleError("is not a bundle's manifest: it names no format")
-    if record["format"] != FORMAT:
-        raise BundleError(f"has format {record['format']!r}; this version of contrec reads format {FORMAT}")
-    shapes: dict[str, type] = dict.fromkeys(("recipe_config", "metrics", "files", "libraries"), dict)
-    shapes |= dict.fromkeys(("name", "version", "kind", "recipe", "data_fingerprint", "created"), str)
-    for key, shape in shapes.items():
-        if not isinstance(record.get(key), shape):
-            raise BundleError(f"has no usable field {key!r}")
-    for key in ("name", "version"):
-        if not _NAME.fullmatch(record[key]):
-            raise BundleError(f"has the unusable {key} {record[key]!r}")
-    files = {}
-    for path, file in record["files"].items():
-        if not _inside(path):
-            raise BundleError(f"names the file {path!r}, which is no path inside a bundle")
-        if not (isinstance(file, dict) and isinstance(file.get("sha256"), str) and type(file.get("bytes")) is int):
-            raise BundleError(f"has no sha256 and size for the file {path!r}")
-        files[path] = File(sha256=file["sha256"], bytes=file["bytes"])
-    return Manifest(
-        **{key: record[key] for key in shapes if key != "files"},
-        files=files,
-        format=FORMAT,
-    )
-
-
-def _inside(path: str) -> bool:
-    """Whether a manifest may name this path: relative, plain, and below the bundle's folder."""
-    pure = PurePosixPath(path)
-    plain = pure.as_posix() == path and "\\" not in path and "\0" not in path
-    return plain and not pure.is_absolute() and ".." not in pure.parts and path not in (".", MANIFEST)
 
 
 def list_bundles(root: Path, name: str) -> list[Entry]:
@@ -419,6 +344,6 @@ def _home(root: Path, name: str) -> Path:
 
 
 def _checked(text: str, what: str) -> str:
-    if not _NAME.fullmatch(text) or text == CURRENT:
+    if not NAME.fullmatch(text) or text == CURRENT:
         raise BundleError(f"{text!r} is no {what} of a bundle: letters, digits, dot, dash and underscore, at most 64")
     return text

@@ -23,9 +23,10 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from model.bundle import BundleError, Manifest, path_of, read_manifest
+from model.bundle import BundleError, path_of, read_manifest
 from model.catalogue import Item, Mask, Rows
 from model.golden import Golden, check, read_golden
+from model.manifest import Manifest
 from model.recommender import Floats, Recommender
 from service import heap, threads
 from service.metrics import Metrics

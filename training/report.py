@@ -18,7 +18,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from model.bundle import Manifest, sync
+from model.bundle import sync
+from model.manifest import Manifest
 from model.recommender import Recommender
 from training import plots
 from training.breakdown import by_history, by_popularity, exploring

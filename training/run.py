@@ -25,7 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from model.bundle import libraries, sync
+from model.bundle import sync
+from model.manifest import libraries
 from model.recommender import Recommender
 from training.data.prepared import Prepared
 from training.progress import Progress

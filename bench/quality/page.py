@@ -74,7 +74,7 @@ their standard deviation. The differences are of test NDCG@10, in percent of the
 interval over users. Seconds are of one or two threads by the clock, on shared machines of several kinds that paused
 some runs for other measurements: an upper bound. Milliseconds are of one user, without HTTP and store: reading a
 history, which a cache spares who comes back, and making a list from what was read (`bench/quality/speed.py`). The
-commit is that of the code that fitted a row; where it is missing, the row is older than the record of it.
+commit is that of the code that fitted a row, or *older*, than the record of it.
 """
 
 
@@ -154,7 +154,7 @@ def table(models: dict[str, list[Cell]], everything: dict[str, list[Cell]], refe
             f"{cells[0].parameters:,}",
             f"{np.mean([cell.seconds for cell in cells]):,.0f}",
             _milliseconds(cells),
-            ", ".join(sorted({cell.commit for cell in cells if cell.commit})),
+            ", ".join(sorted({cell.commit or "older" for cell in cells})),
         ]
         for name in known:
             both = cells, everything[name]

@@ -2,7 +2,8 @@
 
     .venv/bin/python bench/serving/bytes_per_user.py --users 2000 --events 50
 
-Prints bytes a user with that many events, bytes an event, and what cached user tokens add (a condition of --width).
+Prints bytes a user with that many events, bytes an event, and what cached user tokens add: by default those of the
+`small` recipe, a condition of width 128 of either half and the last ten items.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=2000)
     parser.add_argument("--events", type=int, default=50)
     parser.add_argument("--items", type=int, default=10_000)
-    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--floats", type=int, default=128 + 128 + 10, help="of the tokens")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(_sqlite(given, Path(folder) / "store.db"))
@@ -53,7 +54,7 @@ def _events(given: argparse.Namespace) -> Iterator[Event]:
 
 async def _tokens(given: argparse.Namespace, store: Store) -> None:
     nothing = np.zeros(0, dtype=np.float32)
-    data = UserTokens(np.zeros(given.width, dtype=np.float32), nothing).to_bytes()
+    data = UserTokens(np.zeros(given.floats, dtype=np.float32), nothing).to_bytes()
     for user in range(given.users):
         await store.write_tokens(f"user-{user:07d}", "shop/3f2a90c11d7e", 1, data, ttl=3600)
 
@@ -99,7 +100,7 @@ def _tell(given: argparse.Namespace, name: str, empty: int, events: int, tokens:
     user = (events - empty) / given.users
     sys.stdout.write(
         f"{name:17} {user:8.0f} bytes a user with {given.events} events, {user / given.events:5.0f} an event, "
-        f"{(tokens - events) / given.users:6.0f} more for tokens of width {given.width}\n"
+        f"{(tokens - events) / given.users:6.0f} more for tokens of {given.floats} numbers\n"
     )
 
 

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from model.bundle import MANIFEST
+from model.manifest import MANIFEST
 from training.collaborative import spectral
 from training.data.prepared import Prepared
 from training.recipe import load_recipe

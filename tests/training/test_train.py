@@ -14,12 +14,13 @@ import pytest
 import torch
 
 from model import load_recommender
-from model.bundle import MANIFEST, active, list_bundles, read_manifest
+from model.bundle import active, list_bundles, read_manifest
 from model.continuous.hybrid import Hybrid
 from model.continuous.recommender import ContinuousRecommender
 from model.continuous.tokenizer import Tokenizer
 from model.continuous.transitions import WithTransitions
 from model.golden import NAME, check, read_golden
+from model.manifest import MANIFEST
 from model.text import HashedText
 from training.baselines import fit_baselines
 from training.data.prepare import prepare
