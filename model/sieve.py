@@ -222,6 +222,7 @@ class PlainSieve:
     def __init__(self, matrix: Floats, device: torch.device) -> None:
         self._matrix, self._device = Growing(matrix), device
         self._on_device = torch.from_numpy(self._matrix.view).to(device)
+        self._longest = _longest(matrix)
 
     def __len__(self) -> int:
         return len(self._matrix)
@@ -230,6 +231,7 @@ class PlainSieve:
         grown = PlainSieve.__new__(PlainSieve)
         grown._matrix, grown._device = self._matrix.extended(added, rows, replaced), self._device
         grown._on_device = torch.from_numpy(grown._matrix.view).to(self._device)
+        grown._longest = max(self._longest, _longest(added), _longest(replaced))
         return grown
 
     def logits(self, queries: Tensor) -> Tensor:
@@ -237,7 +239,7 @@ class PlainSieve:
 
     def slack(self, queries: Floats) -> Slack:
         length = float(np.linalg.norm(queries, axis=1).max())
-        rest = length * _longest(self._matrix.view) * queries.shape[1] * 2.0**-23 + _FLOAT
+        rest = length * self._longest * queries.shape[1] * 2.0**-23 + _FLOAT
         return Slack(lambda rows: np.full(len(rows), rest, dtype=np.float32), rest)
 
 
@@ -257,23 +259,17 @@ def rounded(vectors: Floats, top: int) -> tuple[NDArray[np.int8], Floats, Floats
     return codes, scale, lost, np.linalg.norm(kept, axis=1).astype(np.float32)
 
 
-def possible(scores: Floats, slack: Slack, eligible: Mask, k: int, *, least: float) -> Rows:
-    """Which eligible (N,) items may be among the k best when each score (N,) is right to within its slack: their rows.
-
-    least: a score below it is known to be below it, and no more.
-    """
+def possible(scores: Floats, slack: Slack, eligible: Mask, k: int) -> Rows:
+    """Rows of the eligible (N,) items that may be among the k best, where each score (N,) is right to within slack."""
     k = min(k, int(np.count_nonzero(eligible)))
     if k == 0:
         return np.zeros(0, dtype=np.int64)
     rows, top = best(scores, eligible, k)
     # At least k exact scores are no less than the least of these.
-    threshold = float((top - slack.of(rows)).min()) if top[-1] >= least else -np.inf
-    if least + slack.most >= threshold:  # then what lies below `least` may belong to them as well
-        rows = np.flatnonzero(eligible)
-    else:
-        rows = np.flatnonzero(scores >= np.float32(threshold - slack.most - _FLOAT))
-        rows = rows[eligible[rows]]
-    return rows[np.maximum(scores[rows], np.float32(least)) + slack.of(rows) >= threshold]
+    threshold = float((top - slack.of(rows)).min())
+    rows = np.flatnonzero(scores >= np.float32(threshold - slack.most - _FLOAT))
+    rows = rows[eligible[rows]]
+    return rows[scores[rows] + slack.of(rows) >= threshold]
 
 
 def _longest(matrix: Floats) -> float:

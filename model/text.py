@@ -15,6 +15,7 @@ from __future__ import annotations
 import itertools
 import re
 import zlib
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -57,15 +58,13 @@ def hashed_terms(text: str, buckets: int) -> Counter[int]:
 
 def hashed_tf(texts: Sequence[str], buckets: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
     """Sparse (1 + log count) of hashed terms: row offsets (n + 1,), buckets (m,) and values (m,)."""
-    offsets: list[int] = [0]
-    columns: list[int] = []
-    values: list[float] = []
+    offsets, columns, values = array("q", [0]), array("q"), array("f")  # lists of numbers would be seven times as large
     for text in texts:
         terms = hashed_terms(text, buckets)
         columns.extend(terms)
         values.extend(1.0 + np.log(count) for count in terms.values())
         offsets.append(len(columns))
-    return np.array(offsets), np.array(columns, dtype=np.int64), np.array(values, dtype=np.float32)
+    return np.array(offsets), np.array(columns), np.array(values)
 
 
 class HashedText:

@@ -87,8 +87,8 @@ def evaluate(
 def rank(scorer: Scorer, asked: EvaluationSet, size: int, part: Part, *, batch: int = 256) -> Metrics:
     """Ranks the target of each history that is asked, in a catalogue of that size.
 
-    Memory: one batch of scores, 4 * batch * N bytes, and a mask of a quarter of that. Raises ValueError when scores
-    have the wrong shape or a NaN.
+    Memory: two batches of scores, 4 * batch * N bytes each, and a mask of a quarter of one. Raises ValueError when
+    scores have the wrong shape or a NaN.
     """
     recommended = np.zeros(size, dtype=np.bool_)
     ranks: list[NDArray[np.int64]] = []

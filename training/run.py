@@ -79,13 +79,14 @@ class Built:
     beside: Mapping[str, Recommender] = field(default_factory=dict)
 
 
-def identity(prepared: Prepared, recipe: Recipe, seed: int) -> dict[str, Any]:
+def identity(prepared: Prepared, recipe: Recipe, seed: int, device: str) -> dict[str, Any]:
     """Everything that the result hangs on, ready for JSON: two runs that agree here are one run."""
     return {
         "data_fingerprint": prepared.fingerprint,
         "recipe": f"{recipe.name}/{recipe.size}",
         "recipe_config": recipe.model_dump(mode="json"),
         "seed": seed,
+        "device": device.partition(":")[0],
         "libraries": libraries(),
     }
 

@@ -61,7 +61,7 @@ def train(
     reproducibly()
     if runs is None:
         return _train(chosen, Run(prepared, seed, device, progress), bundles, name, baselines)
-    with run_folder(runs, identity(prepared, chosen, seed), fresh=fresh) as folder:
+    with run_folder(runs, identity(prepared, chosen, seed, device), fresh=fresh) as folder:
         path = _train(chosen, Run(prepared, seed, device, progress, folder, keep_every), bundles, name, baselines)
         shutil.rmtree(folder)  # what is published needs no checkpoint
         return path

@@ -314,8 +314,10 @@ def contrec_without_text(ask: Ask) -> Fitted:
     path, report = contrec_bundle(ask)
     mine, _ = halves(load_recommender(path))
     table, part = _counted(ask)
-    weight, tried, _ = choose_weight(mine, table, ask.prepared, part, users=validation_users(ask), seed=ask.seed)
-    whole = WithTransitions(mine, table, weight, part.floor) if weight else mine
+    expert = WithTransitions(mine, table, max(part.weights), part.floor)
+    users = validation_users(ask)
+    weight, tried, _ = choose_weight(expert, ask.prepared, part.weights, users=users, seed=ask.seed)
+    whole = expert.with_weight(weight) if weight else mine
     configuration = {"lambda": mine.mixture.weight, "transitions": weight, "tried": tried}
     return part_of(whole, report, configuration)
 

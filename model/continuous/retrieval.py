@@ -28,9 +28,9 @@ DENSE_ITEMS = 200_000
 
 _CHUNK = 2**22  # logits held at a time, 16 MB: they bound the memory of a batch, and every turn reads all codes again
 _GREATEST = 256  # scores that a partition has exactly
-_RAISED = 80.0  # e to the 88 overflows float32, e to the -87 loses digits
-LEAST = -60.0
-"""The log of a mixture's probability below it may have lost its order to float32, or be -inf."""
+_LOST = -60.0  # the log of a mixture's probability below it may have lost digits to float32, or be -inf
+# Partitions with which the others have lost none: e to the 88 overflows float32, e to the -87 loses digits.
+_RAISED = (-87.0 - _LOST, 80.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +63,7 @@ def rough_logits(sieve: Sieve, queries: Tensor) -> Tensor | None:
 def rough_scores(sieve: Sieve, vectors: Tensor, weights: Tensor) -> tuple[Tensor | None, Tensor]:
     """vectors (B, M, W), weights (M,) -> log of the weighted mixture of softmaxes (B, N), log partitions (B, M).
 
-    Both by the sieve's logits; the first is None in a catalogue of more than DENSE_ITEMS. A mixture's probability below
-    e to the -87 may be 0, and its logarithm -inf.
+    Both by the sieve's logits; the first is None in a catalogue of more than DENSE_ITEMS.
     """
     members, width = vectors.shape[1:]
     rough: list[Tensor] = []
@@ -78,7 +77,13 @@ def rough_scores(sieve: Sieve, vectors: Tensor, weights: Tensor) -> tuple[Tensor
             continue
         if members > 1:
             shares = (weights * scale.view(len(some), members))[:, None]
-            rough.append((shares @ masses.view(len(some), members, -1))[:, 0].log_())
+            mixed = (shares @ masses.view(len(some), members, -1))[:, 0].log_()
+            # Who is so sure of something: what is hopeless by behaviour may still be lifted by another expert.
+            sure = (mixed < _LOST).any(dim=1)
+            if bool(sure.any()):
+                terms = (logits - partition).view(len(some), members, -1)[sure] + weights.log()[:, None]
+                mixed[sure] = terms.logsumexp(dim=1)
+            rough.append(mixed)
         else:
             rough.append(logits.sub_(partition))
     return torch.cat(rough) if rough else None, torch.cat(partitions)
@@ -92,7 +97,7 @@ def _masses(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     masses = logits.exp()
     partition = masses.sum(dim=1, keepdim=True).log()
-    if bool(partition.abs().amax() < _RAISED):  # not so of inf and nan
+    if bool(partition.amin() > _RAISED[0]) and bool(partition.amax() < _RAISED[1]):  # not so of inf and nan
         return masses, partition.neg().exp(), partition
     partition = logits.logsumexp(dim=1, keepdim=True)
     return (logits - partition).exp_(), torch.ones_like(partition), partition
@@ -105,12 +110,7 @@ def retrieve_mixture(
 
     rough: (N,) score of each item, right to within slack.
     """
-    return best_of(index, taste, possible(rough, slack, eligible, k, least=least_of(taste)), k)
-
-
-def least_of(taste: ContinuousTaste) -> float:
-    """The score below which rough scores of a taste say no more than that."""
-    return -math.inf if len(taste.vectors) == 1 else LEAST  # an inner product loses nothing
+    return best_of(index, taste, possible(rough, slack, eligible, k), k)
 
 
 def best_of(index: ItemIndex, taste: ContinuousTaste, candidates: Rows, k: int) -> tuple[Rows, Floats]:

@@ -74,8 +74,10 @@ class TextSpace(Space):
         self.register_buffer("text", flat, persistent=False)
         self.place = TextPlace(flat.shape[1], width, hidden)
         self.place.mean.copy_(flat.mean(dim=0))
-        # One scale for all dimensions: how much a direction varies is what the encoder says of its weight.
-        self.place.scale.copy_((flat - self.place.mean).square().mean().sqrt().clamp(min=1e-6))
+        # One scale for all dimensions: how much a direction varies is what the encoder says of its weight. Unit vectors
+        # vary by up to 1 / sqrt(D); where they hardly do (all items of one text), a new item's must not be blown up.
+        least = 0.1 / math.sqrt(flat.shape[1])
+        self.place.scale.copy_((flat - self.place.mean).square().mean().sqrt().clamp(min=least))
         self.bias = nn.Parameter(torch.zeros(len(flat)))
         self.residual = nn.Parameter(torch.randn(len(flat), width) * 0.02) if residual else None
 

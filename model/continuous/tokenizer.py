@@ -179,6 +179,9 @@ def health(tokens: Tensor, signals: Tensor, reconstruction: Tensor, neighbours: 
 
 def _nearest(x: Tensor, some: Tensor, k: int) -> Tensor:
     unit = F.normalize(x, dim=1)
-    similarity = unit[some] @ unit.T
-    similarity[torch.arange(len(some)), some] = -2
-    return similarity.topk(min(k, len(x) - 1), dim=1).indices
+    found = []
+    for part in some.split(100):  # so many lines of similarities are held at a time
+        similarity = unit[part] @ unit.T
+        similarity[torch.arange(len(part)), part] = -2
+        found.append(similarity.topk(min(k, len(x) - 1), dim=1).indices)
+    return torch.cat(found)

@@ -26,7 +26,7 @@ from safetensors.numpy import save_file
 from model.catalogue import Item, Mask, Rows
 from model.continuous.hybrid import HYBRID, Hybrid
 from model.continuous.recommender import ContinuousRecommender
-from model.continuous.retrieval import ContinuousTaste, best_of, least_of, log_partition
+from model.continuous.retrieval import ContinuousTaste, best_of, log_partition
 from model.files import read_arrays, read_json, write_json
 from model.recommender import Dials, Floats, Recommender, UserTokens, Walk, best
 from model.sieve import possible
@@ -122,7 +122,8 @@ class WithTransitions(Recommender):
         self.weight = weight
         self.floor = floor
         self._unmet = np.flatnonzero(base.counts == 0)  # ascending
-        self._near = base.nearest(self._unmet, base.counts > 0, NEAREST) if near is None else near
+        near = base.nearest(self._unmet, base.counts > 0, NEAREST) if near is None else near
+        self._near = np.asfortranarray(near)  # `_shares` goes through it column by column
 
     def with_weight(self, weight: float) -> WithTransitions:
         """The same expert in another proportion."""
@@ -139,8 +140,9 @@ class WithTransitions(Recommender):
         # Placed again are those whose words may have changed.
         again = np.isin(twin._unmet, self.catalogue.rows(item.item_id for item in items))
         again[len(self._unmet) :] = True
-        twin._near = np.concatenate([self._near, np.zeros((len(again) - len(self._near), NEAREST), dtype=np.int64)])
-        twin._near[again] = twin.base.nearest(twin._unmet[again], counts > 0, NEAREST)
+        near = np.concatenate([self._near, np.zeros((len(again) - len(self._near), NEAREST), dtype=np.int64)])
+        near[again] = twin.base.nearest(twin._unmet[again], counts > 0, NEAREST)
+        twin._near = np.asfortranarray(near)
         return twin
 
     def expect_items(self) -> None:
@@ -197,17 +199,14 @@ class WithTransitions(Recommender):
             return rows, share
         shares = np.zeros(len(self.transitions) + 1, dtype=np.float32)  # the last, which _NOBODY is, stays 0
         shares[rows] = share
-        its = shares[self._near].mean(axis=1)
+        its = shares[self._near.T].sum(axis=0) / np.float32(NEAREST)
         new = its > 0
         return np.concatenate([rows, self._unmet[new]]), np.concatenate([share, its[new]])
 
     def retrieve(self, taste: FollowedTaste, eligible: Mask, k: int) -> tuple[Rows, Floats]:
         """Exact; `score` is the plain twin."""
         bonus = self._bonus(taste)
-        # What lies below it in the base may be anything below it; here it lies at most the greatest bonus higher.
-        least = least_of(taste.base) + float(taste.bonus.max(initial=0))
-        slack = self.base.slack(taste.base)
-        candidates = possible(self.base.rough(taste.base) + bonus, slack, eligible, k, least=least)
+        candidates = possible(self.base.rough(taste.base) + bonus, self.base.slack(taste.base), eligible, k)
         rows, scores = best_of(self.base.index, taste.base, candidates, len(candidates))
         order = np.argsort(rows)  # so that equal scores go to the lower row
         rows, scores = rows[order], scores[order] + bonus[rows[order]]
@@ -251,7 +250,7 @@ class WithTransitions(Recommender):
         self.base.save(folder, include_base=include_base)
         self.transitions.save(folder / TRANSITIONS)
         # Looking them up again takes seconds where a large catalogue has many that training never met.
-        save_file({"near": self._near}, folder / TRANSITIONS / "near.safetensors")
+        save_file({"near": np.ascontiguousarray(self._near)}, folder / TRANSITIONS / "near.safetensors")
         write_json(folder / TRANSITIONS / "weight.json", {"weight": self.weight, "floor": self.floor})
 
     @classmethod

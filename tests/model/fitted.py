@@ -6,6 +6,8 @@ import functools
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from model.continuous.cold import ColdItems
 from model.continuous.mixture import Mixture
@@ -102,3 +104,10 @@ def fitted() -> Fitted:
     trunk = fit_trunk(prepared, tokens, recipe.trunk, seed=0)
     head = fit_head(prepared, trunk.recommender(prepared, recipe.trunk.max_profile), recipe.head, recipe.trunk, seed=0)
     return Fitted(prepared, recipe, encoder, tokenizer, trunk, head)
+
+
+def elsewhere(base: ContinuousRecommender, vectors: Tensor, bias: Tensor | None = None) -> ContinuousRecommender:
+    """The same trunk and head over items that lie elsewhere."""
+    bias, counts = base.bias if bias is None else bias, torch.from_numpy(base.counts)
+    parts = base.catalogue, base.trunk, base.head, vectors, bias, counts, base.mixture
+    return ContinuousRecommender(*parts, max_profile=base.max_profile)

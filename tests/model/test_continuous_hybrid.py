@@ -163,6 +163,22 @@ def test_a_bundle_gives_both_halves_back(tmp_path: Path) -> None:
                 np.testing.assert_array_equal(found, expected)
 
 
+def test_retrieval_is_exact_where_words_lift_what_behaviour_calls_hopeless() -> None:
+    """e to the -120 is 0 in float32, as a probability by behaviour; words lift item 7 above all others."""
+    base = toy.fitted().recommender(0.5)
+    nothing = torch.zeros_like(base.vectors)
+    hopeless, liked = torch.full((ITEMS,), -200.0), torch.zeros(ITEMS)
+    hopeless[:2], hopeless[7], liked[7] = torch.tensor([0.0, -50.0]), -120.0, 40.0
+    half = toy.elsewhere(words(), torch.zeros_like(words().vectors), liked)
+    both = Hybrid(toy.elsewhere(base, nothing, hopeless), half, 4.0)
+    (taste,) = both.generate(both.encode([rows_of(3)]), [Dials()])
+    rows, scores = both.retrieve(taste, everything(), 2)
+    assert rows.tolist() == [7, 0]
+    np.testing.assert_allclose(scores, both.score(taste)[rows], atol=1e-3)
+    np.testing.assert_allclose(both.rough(taste), both.score(taste), atol=both.slack(taste).most)
+    assert both.log_partition(taste) == pytest.approx(40.0, abs=0.1)
+
+
 def reversed_trunk(half: ContinuousRecommender) -> ContinuousRecommender:
     """One that says the opposite of what it knows."""
     wrong = copy.copy(half)

@@ -119,15 +119,16 @@ def test_the_sampler_walks_as_the_head_does(times: tuple[float, ...], guidance: 
         torch.testing.assert_close(found[user], expected, atol=2e-5, rtol=2e-5)
 
 
-@pytest.mark.parametrize("shift", [0.0, 500.0, -95.0, -500.0])
+@pytest.mark.parametrize("shift", [0.0, 500.0, -60.0, -95.0, -500.0])
+@pytest.mark.parametrize("spread", [1.0, 30.0])  # of biases: up to e to the -100 and less
 @pytest.mark.parametrize("chunk", [1, 1000, 2**20])
 @torch.inference_mode()
 def test_rough_scores_are_the_mixture_of_plain_softmaxes(
-    monkeypatch: pytest.MonkeyPatch, chunk: int, shift: float
+    monkeypatch: pytest.MonkeyPatch, chunk: int, spread: float, shift: float
 ) -> None:
     monkeypatch.setattr("model.continuous.retrieval._CHUNK", chunk)
     generator = torch.Generator().manual_seed(6)
-    items, bias = torch.randn(50, 8, generator=generator), torch.randn(50, generator=generator) + shift
+    items, bias = torch.randn(50, 8, generator=generator), spread * torch.randn(50, generator=generator) + shift
     vectors, weights = torch.randn(7, 3, 8, generator=generator), torch.tensor([0.5, 0.3, 0.2])
     logits = vectors @ items.T + bias
     matrix = torch.cat([items, bias[:, None]], dim=1).numpy()
@@ -135,7 +136,7 @@ def test_rough_scores_are_the_mixture_of_plain_softmaxes(
         apart = sieve.slack(vectors.flatten(0, 1).numpy()).most
         rough, log_partition = rough_scores(sieve, vectors, weights)
         assert rough is not None
-        expected = (logits.softmax(dim=2) * weights[:, None]).sum(dim=1).log()
+        expected = (logits.log_softmax(dim=2) + weights.log()[:, None]).logsumexp(dim=1)
         torch.testing.assert_close(rough, expected, atol=2 * apart, rtol=0)  # of the logit and of the partition
         torch.testing.assert_close(log_partition, logits.logsumexp(dim=2), atol=apart, rtol=0)
 

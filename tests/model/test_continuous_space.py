@@ -53,3 +53,20 @@ def test_a_residual_leaves_what_is_drawn_before_it_as_it_was() -> None:
         torch.manual_seed(1)
         places.append(TextSpace(torch.ones(4, 1, 6).cumsum(dim=0), 5, hidden=8, residual=residual).place.linear.weight)
     assert torch.equal(*places)
+
+
+@pytest.mark.parametrize("alike", [0.0, 1e-4])
+def test_a_new_item_is_not_blown_up_where_all_others_say_the_same(alike: float) -> None:
+    """All of one category and without a title: then one with a title comes."""
+    generator = torch.Generator().manual_seed(0)
+    text = torch.eye(64)[0] + alike * torch.randn(40, 1, 64, generator=generator)
+    torch.manual_seed(0)
+    space = TextSpace(text, 16)
+    other = space.place(torch.eye(64)[1:2])
+    assert float(other.detach().norm()) < 2, "of vectors that begin with a length of .08"
+
+
+def test_ordinary_texts_are_scaled_by_what_they_vary_by() -> None:
+    text = torch.nn.functional.normalize(torch.randn(40, 1, 64, generator=torch.Generator().manual_seed(0)), dim=2)
+    flat = text[:, 0]
+    assert float(TextSpace(text, 16).place.scale) == pytest.approx(float((flat - flat.mean(0)).square().mean().sqrt()))

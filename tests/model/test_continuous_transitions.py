@@ -10,14 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from model import load_recommender
 from model.bundle import write_bundle
 from model.catalogue import Item, Rows
 from model.continuous.hybrid import Hybrid
-from model.continuous.recommender import ContinuousRecommender
-from model.continuous.retrieval import LEAST
 from model.continuous.transitions import NEAREST, Transitions, WithTransitions
 from model.index import ItemIndex
 from model.recommender import Dials, Floats, Recommender, UserTokens, best
@@ -44,13 +41,6 @@ def counted() -> Transitions:
 def with_transitions(base: str = "hybrid", weight: float = 0.5, mixture: float = 0.5) -> WithTransitions:
     beneath = hybrid(mixture) if base == "hybrid" else toy.fitted().recommender(mixture)
     return WithTransitions(beneath, counted(), weight, 1e-3)
-
-
-def elsewhere(base: ContinuousRecommender, vectors: Tensor, bias: Tensor | None = None) -> ContinuousRecommender:
-    """The same trunk and head over items that lie elsewhere."""
-    bias, counts = base.bias if bias is None else bias, torch.from_numpy(base.counts)
-    parts = base.catalogue, base.trunk, base.head, vectors, bias, counts, base.mixture
-    return ContinuousRecommender(*parts, max_profile=base.max_profile)
 
 
 class _WithTransitions(ThreeRightAnswers):
@@ -144,16 +134,16 @@ def test_the_score_is_the_base_s_and_the_logarithm_of_the_share(base: str, explo
 
 @pytest.mark.parametrize("mixture", [0.0, 0.5])
 def test_retrieval_is_exact_where_the_base_calls_hopeless_what_followed(mixture: float) -> None:
-    """e to the -120 is 0 in float32, so the rough score of item 7 is -inf; having followed lifts it to the second."""
+    """e to the -120 is 0 in float32, as a probability; having followed lifts item 7 to the second."""
     base = toy.fitted().recommender(mixture)
     bias = torch.full((ITEMS,), -200.0)
     bias[0], bias[1], bias[7] = 0.0, -50.0, -120.0
-    silent = elsewhere(base, torch.zeros_like(base.vectors), bias)
+    silent = toy.elsewhere(base, torch.zeros_like(base.vectors), bias)
     line = np.array([0, 0, 0, 0, *[1] * (ITEMS - 3)], dtype=np.int64)
     table = Transitions(line, np.array([7], dtype=np.int32), np.ones(1, dtype=np.float32), window=3, decay=0.5)
     whole = WithTransitions(silent, table, 4.0, 1e-9)
     (taste,) = whole.generate(whole.encode([rows_of(3)]), [Dials()])
-    assert silent.score(taste.base)[7] < LEAST < silent.score(taste.base)[1]
+    assert silent.score(taste.base)[7] < -100 < silent.score(taste.base)[1]
     rows, scores = whole.retrieve(taste, everything(), 2)
     assert rows.tolist() == [0, 7]
     np.testing.assert_allclose(scores, [0.0, -120.0 + 4 * math.log(1e9)], atol=1e-2)
@@ -297,14 +287,17 @@ def test_a_bundle_gives_it_back(base: str, tmp_path: Path) -> None:
 
 def test_the_weight_is_the_best_of_validation_and_none_where_it_only_harms() -> None:
     whole = toy.fitted()
-    part = whole.recipe.transitions.model_copy(update={"weights": (0.0, 0.5, 1.0)})
+    weights = (0.0, 0.5, 1.0)
     # A trunk that reads nothing knows no chain: what followed does.
-    mute = elsewhere(whole.recommender(0.0), torch.zeros(ITEMS, whole.recipe.trunk.width))
-    weight, tried, lead = choose_weight(mute, counted(), whole.prepared, part, users=1000, seed=0)
+    mute = toy.elsewhere(whole.recommender(0.0), torch.zeros(ITEMS, whole.recipe.trunk.width))
+    weight, tried, lead = choose_weight(
+        WithTransitions(mute, counted(), 1.0, 1e-3), whole.prepared, weights, users=1000, seed=0
+    )
     assert set(tried) == {"0", "0.5", "1"}
     assert weight == float(max(("0.5", "1"), key=lambda name: tried[name]))
     assert lead[0] == pytest.approx(tried[f"{weight:g}"] - tried["0"])
     assert lead[1] > 0
     # A table that says the opposite of what happened can only harm, and is left out.
     wrong = replace(counted(), rows=(counted().rows + WORLD) % ITEMS)
-    assert choose_weight(whole.recommender(0.0), wrong, whole.prepared, part, users=1000, seed=0)[0] == 0.0
+    harm = WithTransitions(whole.recommender(0.0), wrong, 1.0, 1e-3)
+    assert choose_weight(harm, whole.prepared, weights, users=1000, seed=0)[0] == 0.0

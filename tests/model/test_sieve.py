@@ -68,7 +68,7 @@ def test_nothing_that_belongs_in_a_list_is_sieved_out(make: Callable[[np.ndarray
     exact = (query @ matrix[:, :-1].T + matrix[:, -1])[0]
     k = data.draw(st.integers(0, 40))
     rough = sieve.logits(torch.from_numpy(query))[0].numpy()
-    candidates = possible(rough, sieve.slack(query), eligible, k, least=-np.inf)
+    candidates = possible(rough, sieve.slack(query), eligible, k)
     assert eligible[candidates].all()
     rows, _ = best(exact, eligible, k)
     assert set(rows.tolist()) <= set(candidates.tolist())
@@ -82,18 +82,15 @@ def test_it_leaves_few_more_than_asked_for(make: Callable[[np.ndarray], Sieve]) 
     query = draw.standard_normal((1, 64)).astype(np.float32)
     sieve = make(matrix)
     rough = sieve.logits(torch.from_numpy(query))[0].numpy()
-    candidates = possible(rough, sieve.slack(query), np.ones(20_000, dtype=np.bool_), 10, least=-np.inf)
+    candidates = possible(rough, sieve.slack(query), np.ones(20_000, dtype=np.bool_), 10)
     assert 10 <= len(candidates) < 60
 
 
-def test_scores_below_what_is_known_are_all_possible() -> None:
-    """Three of four scores have sunk out of float32: whoever wants two may want any of them."""
-    scores = np.array([-3, -np.inf, -np.inf, -200], dtype=np.float32)
-    slack, everything = Slack(lambda rows: np.full(len(rows), 0.1, dtype=np.float32), 0.1), np.ones(4, dtype=np.bool_)
-    assert possible(scores, slack, everything, 1, least=-60).tolist() == [0]
-    assert possible(scores, slack, everything, 2, least=-60).tolist() == [0, 1, 2, 3]
-    wide = Slack(lambda rows: np.array([0.1, 0.1, 58, 0.1], dtype=np.float32)[rows], 58)
-    assert possible(scores, wide, everything, 1, least=-60).tolist() == [0, 2]
+def test_what_is_less_known_than_the_rest_stays_possible_longer() -> None:
+    scores, everything = np.array([-3, -60, -60, -200], dtype=np.float32), np.ones(4, dtype=np.bool_)
+    for slack, wanted, left in ((0.1, 1, [0]), (58, 1, [0, 2]), (0.1, 2, [0, 1, 2])):
+        one = np.array([0.1, 0.1, slack, 0.1], dtype=np.float32)
+        assert possible(scores, Slack(one.__getitem__, slack), everything, wanted).tolist() == left
 
 
 @pytest.mark.parametrize("apart", [0, 5, 1024])  # rows that are packed apart before all are packed anew

@@ -227,6 +227,14 @@ def test_numbers_that_do_not_fit_one_another_are_refused_before_anything_is_trai
     assert refusal("head.times=[0.4, 0.6]") == "head: times must fall, as noise is taken away: not [0.4, 0.6]"
 
 
+def test_what_full_tuning_learns_cannot_be_left_out_of_the_bundle() -> None:
+    left_out = ["language.base=any", "language.include_base=false"]
+    with pytest.raises(RecipeError, match="include_base=false would leave out what was learnt"):
+        load_recipe("contrec", "llm", [*left_out, "language.tuning=full"])
+    for tuning in ("lora", "frozen"):
+        assert load_recipe("contrec", "llm", [*left_out, f"language.tuning={tuning}"]).language.tuning == tuning  # type: ignore[attr-defined]
+
+
 def test_a_file_of_an_unknown_kind_is_refused(altered: Path) -> None:
     text = altered.read_text(encoding="utf-8")
     altered.write_text(text.replace('kind = "continuous"', 'kind = "oracular"'), encoding="utf-8")

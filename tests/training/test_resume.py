@@ -260,8 +260,8 @@ def test_a_process_that_is_killed_within_an_epoch_goes_on_to_the_same_bundle(
     assert not folder.exists(), "what is published needs no checkpoint"
 
 
-def test_fresh_starts_over_and_another_seed_or_recipe_is_another_run(demo: Prepared, tmp_path: Path) -> None:
-    what = identity(demo, RECIPE, 0)
+def test_fresh_starts_over_and_another_seed_recipe_or_device_is_another_run(demo: Prepared, tmp_path: Path) -> None:
+    what = identity(demo, RECIPE, 0, "cpu")
     with run_folder(tmp_path, what) as folder:
         write(folder / "trunk.safetensors", {"x": torch.zeros(1)}, {})
     with run_folder(tmp_path, what) as again:
@@ -270,13 +270,18 @@ def test_fresh_starts_over_and_another_seed_or_recipe_is_another_run(demo: Prepa
         assert json.loads((again / "run.json").read_text(encoding="utf-8")) == what
     with run_folder(tmp_path, what, fresh=True) as again:
         assert sorted(path.name for path in again.iterdir()) == ["lock", "run.json"]
-    for other in (identity(demo, RECIPE, 1), identity(demo, load_recipe("contrec", "tiny"), 0)):
+    assert identity(demo, RECIPE, 0, "cuda:1") == identity(demo, RECIPE, 0, "cuda:0"), "of a kind"
+    for other in (
+        identity(demo, RECIPE, 1, "cpu"),
+        identity(demo, load_recipe("contrec", "tiny"), 0, "cpu"),
+        identity(demo, RECIPE, 0, "cuda"),
+    ):
         with run_folder(tmp_path, other) as another:
             assert another != folder
 
 
 def test_two_processes_do_not_train_the_same_run(demo: Prepared, tmp_path: Path) -> None:
-    what = identity(demo, RECIPE, 0)
+    what = identity(demo, RECIPE, 0, "cpu")
     with run_folder(tmp_path, what) as folder:
         with pytest.raises(ValueError, match="another process is training this already"), run_folder(tmp_path, what):
             pytest.fail("two hold one folder")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -147,10 +148,20 @@ def test_sampled_cross_entropy_is_the_full_one_when_everything_is_drawn_and_clos
     queries, items, bias = torch.randn(40, 6), 0.3 * torch.randn(300, 6), 0.3 * torch.randn(300)
     targets = torch.randint(300, (40,))
     full = float(F.cross_entropy(queries @ items.T + bias, targets))
-    # All drawn: the target's own column goes, and the others stand for 299 / 300 of themselves.
-    assert float(sampled_cross_entropy(queries, items, bias, targets, 300)) == pytest.approx(full, abs=5e-3)
+    assert float(sampled_cross_entropy(queries, items, bias, targets, 300)) == pytest.approx(full, abs=1e-5)
     half = np.mean([float(sampled_cross_entropy(queries, items, bias, targets, 150)) for _ in range(60)])
     assert half == pytest.approx(full, abs=0.02)
+
+
+def test_the_expected_partition_of_a_sample_is_the_full_one() -> None:
+    """Ten items of one score, four of them drawn: over all targets the mean partition is ten."""
+    queries, items, partitions = torch.zeros(1, 2), torch.randn(10, 2), []
+    for target in range(10):
+        torch.manual_seed(7)
+        partitions.append(
+            math.exp(float(sampled_cross_entropy(queries, items, torch.zeros(10), torch.tensor([target]), 4)))
+        )
+    assert np.mean(partitions) == pytest.approx(10, rel=1e-5)
 
 
 def test_smoothing_is_torch_s() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from training.stages import precision, softmax
-from training.stages.softmax import catalogue_cross_entropy
+from training.stages.softmax import Without, catalogue_cross_entropy
 from training.stages.trunk import few_sizes
 
 Parts = tuple[Tensor, Tensor, Tensor]
@@ -75,7 +75,11 @@ def test_items_that_a_position_does_without_have_no_share_and_no_gradient(
     """The plain twin holds the whole matrix of logits."""
     parts, targets = case(positions, items, 4, seed)
     out = torch.rand(positions, items, generator=torch.Generator().manual_seed(seed)) < 0.5
-    pairs = out.nonzero(as_tuple=True)  # a target that was met before is among them, and stays in
+    # A target that was met before is among them, and stays in. A third is told in groups.
+    draw = torch.Generator().manual_seed(seed)
+    some, met = torch.randperm(positions, generator=draw)[: positions // 3], torch.rand(items, generator=draw) < 0.3
+    without = Without(*out.nonzero(as_tuple=True), [(some, met.nonzero()[:, 0])])
+    out[some] |= met
     out[torch.arange(positions), targets] = False
     plainly = [part.clone().requires_grad_(True) for part in parts]
     logits = (plainly[0] @ plainly[1].T + plainly[2]).masked_fill(out, -torch.inf)
@@ -83,7 +87,7 @@ def test_items_that_a_position_does_without_have_no_share_and_no_gradient(
     leaves = [part.clone().requires_grad_(True) for part in parts]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(softmax, "_CHUNK_ELEMENTS", chunk_rows * items)
-        loss = catalogue_cross_entropy(*leaves, targets, without=pairs)
+        loss = catalogue_cross_entropy(*leaves, targets, without=without)
     torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
     found = torch.autograd.grad(loss, leaves)
     for one, other in zip(found, torch.autograd.grad(expected, plainly), strict=True):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from training.evaluate import Metrics
-from training.stages.validation import best_weight
+from training.stages.validation import FEWEST, best_weight, lead_over
 
 USERS = 400
 
@@ -34,3 +34,15 @@ def test_an_expert_is_taken_where_it_gains(gained: int, lost: int, taken: bool) 
 def test_the_best_of_several_weights_is_taken() -> None:
     found = {weight: ranked(range(first)) for weight, first in ((0.25, 120), (0.5, 140), (1.0, 130))}
     assert best_weight(found, ranked(range(100)))[0] == 0.5
+
+
+def test_few_users_lead_nobody() -> None:
+    """The bootstrap of one who gained has no width, and would be sure."""
+
+    def of(users: int, rank: int) -> Metrics:
+        ranks = np.full(users, rank, dtype=np.int64)
+        return Metrics("validation", np.arange(users), ranks, ranks, coverage=0.5)
+
+    for users in (0, 1, FEWEST - 1):
+        assert lead_over(of(users, 1), of(users, 50)) is None
+    assert lead_over(of(FEWEST, 1), of(FEWEST, 50)) == (1.0, 1.0, 1.0)

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from training.stages.softmax import Without
 from training.stages.windows import Windows
 
 
@@ -102,6 +103,19 @@ def test_small_data_takes_small_steps_and_large_data_what_the_recipe_allows() ->
     assert windows(1_000).step(64) == 64
 
 
+def told(seen: Without, positions: int) -> list[set[int]]:
+    """What each position does without."""
+    found: list[set[int]] = [set() for _ in range(positions)]
+    assert seen.positions.tolist() == sorted(seen.positions.tolist())
+    for place, row in zip(seen.positions.tolist(), seen.rows.tolist(), strict=True):
+        found[place].add(row)
+    for places, rows in seen.groups:
+        assert len(rows) == len(set(rows.tolist())), "each once, however often it was met"
+        for place in places.tolist():
+            found[place].update(rows.tolist())
+    return found
+
+
 @settings(deadline=None, max_examples=100)
 @given(
     histories=st.lists(st.lists(st.integers(0, 9), max_size=30), max_size=6),
@@ -119,21 +133,21 @@ def test_each_position_knows_the_whole_of_what_its_user_had_met(
     met: dict[int, list[tuple[int, list[int]]]] = {}  # of each user: (item, what came before), in the order of the file
     for batch in windows.epoch(40, seed, 0):
         rows = batch.rows[batch.real].tolist()
-        position, seen = (part.tolist() for part in batch.seen())
-        assert position == sorted(position)
-        without: list[set[int]] = [set() for _ in rows]
-        for place, row in zip(position, seen, strict=True):
-            without[place].add(row)
+        without = told(batch.seen(), len(rows))
         users = batch.users[:, None].expand(batch.rows.shape)[batch.real].tolist()
         for user, row, found in zip(users, rows, without, strict=True):
             met.setdefault(user, []).append((row, sorted(found)))
         some = torch.from_numpy(draw.permutation(len(rows))[: max(1, len(rows) // 2)])
-        position, seen = (part.tolist() for part in batch.seen(some))
-        assert position == sorted(position)
-        chosen: list[set[int]] = [set() for _ in some]
-        for place, row in zip(position, seen, strict=True):
-            chosen[place].add(row)
-        assert chosen == [without[place] for place in some.tolist()]
+        assert told(batch.seen(some), len(some)) == [without[place] for place in some.tolist()]
     for user, history in enumerate(histories):
         expected = [(row, sorted(set(history[:n]))) for n, row in enumerate(history)]
         assert sorted(met.get(user, [])) == sorted(expected)
+
+
+def test_what_was_met_long_ago_is_told_once_a_window() -> None:
+    """In pairs a batch of windows of somebody who has met 10,000 items would be half a gigabyte."""
+    events = np.arange(10_000, dtype=np.int32)
+    windows = Windows(np.array([0, len(events)]), events, length=200, max_profile=0)
+    seen = windows.batch(np.arange(len(windows))).seen()
+    assert len(seen.positions) + sum(len(places) + len(rows) for places, rows in seen.groups) < 2_000_000
+    assert sorted(len(rows) for _, rows in seen.groups)[-1] == len(events) - 201

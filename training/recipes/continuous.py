@@ -57,6 +57,12 @@ class LanguagePart(Part):
     prompt: str
     include_base: bool
 
+    @model_validator(mode="after")
+    def _tuned_weights_are_kept(self) -> Self:
+        if self.tuning == "full" and not self.include_base:
+            raise ValueError("tuning full changes the base itself: include_base=false would leave out what was learnt")
+        return self
+
 
 class AttentionPart(Part):
     """A transformer of some width, in heads."""

@@ -23,14 +23,13 @@ from model.continuous.head import Head, HeadShape, direction_loss, dispersive_lo
 from model.continuous.mixture import Mixture
 from model.continuous.recommender import ContinuousRecommender
 from training.data.prepared import Prepared
-from training.evaluate import paired_bootstrap
 from training.progress import Progress, silent
 from training.stages.loop import EVERY, Loop, own_randomness
 from training.stages.negatives import Disliked, centroids, margin_loss, pairwise_loss, preferdiff_loss
 from training.stages.precision import products
 from training.stages.softmax import catalogue_cross_entropy
 from training.stages.trunk import read_states, seen_by
-from training.stages.validation import Validation, two_halves
+from training.stages.validation import Validation, lead_over, two_halves
 from training.stages.windows import Batch, Windows
 
 if TYPE_CHECKING:
@@ -50,8 +49,8 @@ class FittedHead:
     guidance: validation NDCG@10 of the best weight by how far its samples were guided; as in `epochs`, of the half of
     the users that chooses.
     lead: difference of validation NDCG@10 on the other half, with its 95 % bootstrap interval over users (mean, low,
-    high); None where that half is empty. Where low is not above zero the mixture has weight 0: the trunk alone answers,
-    and the head only serves `explore`.
+    high); None where that half is too small to tell. Where low is not above zero the mixture has weight 0: the
+    trunk alone answers, and the head only serves `explore`.
     users: how many chose, and how many the lead is of.
     """
 
@@ -123,7 +122,7 @@ def fit_head(
         found = [two_halves(validate(anchor.with_head(head, mixture))) for mixture in mixtures]
     guidance = {mixture.guidance: chose.ndcg(10) for mixture, (chose, _) in zip(mixtures, found, strict=True)}
     best = int(np.argmax(list(guidance.values())))
-    lead = paired_bootstrap(found[best][1], alone) if len(alone.users) else None
+    lead = lead_over(found[best][1], alone)
     served = mixtures[best] if lead is not None and lead[1] > 0 else standing
     users = (len(found[best][0].users), len(alone.users))
     return FittedHead(head, served, place.epochs, lead, guidance, users)

@@ -223,11 +223,12 @@ def _catalogue(queries: Tensor, items: Tensor, bias: Tensor, targets: Tensor, pa
 def sampled_cross_entropy(queries: Tensor, items: Tensor, bias: Tensor, targets: Tensor, negatives: int) -> Tensor:
     """The catalogue's cross-entropy from `negatives` items drawn evenly, without repeats, for the whole batch.
 
-    Each stands for (N - 1) / negatives of those that were not drawn, so the expected partition function is the full
-    one. queries (P, W), items (N, W), bias (N,), targets (P,); a drawn item is no negative of its own position.
+    Each stands for N / negatives items, so the expected partition function is the full one (an item is drawn in
+    negatives / N of all steps). queries (P, W), items (N, W), bias (N,), targets (P,); a drawn item is no negative of
+    its own position.
     """
     drawn = torch.randperm(len(items), device=items.device)[:negatives]
-    logits = torch.addmm(bias[drawn] + math.log((len(items) - 1) / negatives), queries, items[drawn].T)
+    logits = torch.addmm(bias[drawn] + math.log(len(items) / negatives), queries, items[drawn].T)
     logits = logits.masked_fill(targets[:, None] == drawn, -torch.inf)
     right = (queries * items[targets]).sum(dim=1) + bias[targets]
     return (torch.logaddexp(right, logits.logsumexp(dim=1)) - right).mean()

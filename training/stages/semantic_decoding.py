@@ -20,8 +20,8 @@ from model.recommender import Dials, Floats
 from model.semantic.decoding import Decoding
 from model.semantic.recommender import SemanticRecommender, SemanticTaste
 from training.data.prepared import Prepared
-from training.evaluate import Metrics, evaluate, paired_bootstrap
-from training.stages.validation import two_halves
+from training.evaluate import Metrics, evaluate
+from training.stages.validation import lead_over, two_halves
 
 if TYPE_CHECKING:
     from training.recipes.semantic import DecodingPart
@@ -46,7 +46,7 @@ def fit_decoding(
         return replace(full, weight=0.0), report
     weight = max(tried, key=lambda w: two_halves(tried[w])[0].ndcg(10))
     (_, corrected), (_, alone) = two_halves(tried[weight]), two_halves(again(chosen, 0.0))
-    report["lead"] = lead = paired_bootstrap(corrected, alone) if len(alone.users) else None
+    report["lead"] = lead = lead_over(corrected, alone)
     report["weight"] = served = weight if lead is not None and lead[1] > 0 else 0.0
     return replace(full, weight=served), report
 

@@ -12,7 +12,9 @@ of its time in fresh pages for (positions, items) matrices. `bench/training/soft
 from __future__ import annotations
 
 import math
-from typing import Any, TypeAlias
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,10 +22,34 @@ from torch import Tensor
 
 from training.stages.precision import product_dtype
 
-Pairs: TypeAlias = tuple[Tensor, Tensor]
-"""positions (S,), ascending, and rows (S,): items that a position does without, but for its target."""
-
 _CHUNK_ELEMENTS = 12_000_000  # of one (rows, items) buffer: 24 MB in bf16
+
+
+@dataclass(frozen=True, slots=True)
+class Without:
+    """Items that positions do without, but for their target.
+
+    positions (S,), ascending, and rows (S,): one by one. groups: positions (n,) and rows (m,), each of the former
+    without each of the latter: in pairs, what was met before a window of 200 by who has met 10,000 is two millions.
+    """
+
+    positions: Tensor
+    rows: Tensor
+    groups: Sequence[tuple[Tensor, Tensor]] = ()
+
+    def to(self, device: torch.device) -> Without:
+        """On another device."""
+        groups = [(positions.to(device), rows.to(device)) for positions, rows in self.groups]
+        return Without(self.positions.to(device), self.rows.to(device), groups)
+
+    def places(self, start: int, end: int, items: int) -> Iterator[Tensor]:
+        """Where in flattened logits (end - start, items) of those positions, in parts."""
+        bounds = torch.tensor([start, end], device=self.positions.device)
+        first, last = torch.searchsorted(self.positions, bounds).tolist()
+        yield (self.positions[first:last] - start) * items + self.rows[first:last]
+        for positions, rows in self.groups:
+            inside = positions[(positions >= start) & (positions < end)] - start
+            yield (inside[:, None] * items + rows).flatten()
 
 
 class _CatalogueCrossEntropy(torch.autograd.Function):
@@ -35,7 +61,7 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         bias: Tensor,
         targets: Tensor,
         dtype: torch.dtype,
-        without: Pairs | None,
+        without: Without | None,
     ) -> Tensor:
         positions, width = vectors.shape
         rows = _chunk(positions, max(1, _CHUNK_ELEMENTS // len(items)))
@@ -56,9 +82,8 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
             wanted = (torch.arange(end - start, device=logits.device), targets[start:end])
             if without is not None:
                 right_answers = logits[wanted]
-                first, last = torch.searchsorted(without[0], torch.tensor([start, end], device=vectors.device)).tolist()
-                places = (without[0][first:last] - start) * len(items) + without[1][first:last]
-                logits.view(-1).index_fill_(0, places, -torch.inf)
+                for places in without.places(start, end, len(items)):
+                    logits.view(-1).index_fill_(0, places, -torch.inf)
                 logits[wanted] = right_answers
             p = torch.softmax(logits, dim=1, out=probability_buffer)
             chosen = p[wanted].float()
@@ -87,11 +112,11 @@ def _chunk(positions: int, most: int) -> int:
 
 
 def catalogue_cross_entropy(
-    vectors: Tensor, items: Tensor, bias: Tensor, targets: Tensor, *, bf16: bool = False, without: Pairs | None = None
+    vectors: Tensor, items: Tensor, bias: Tensor, targets: Tensor, *, bf16: bool = False, without: Without | None = None
 ) -> Tensor:
     """Mean over P positions of -log softmax(vectors @ items.T + bias)[target]; a scalar.
 
-    vectors (P, W), items (N, W), bias (N,), targets (P,) rows. without: see `Pairs`. bf16: matrix products and
+    vectors (P, W), items (N, W), bias (N,), targets (P,) rows. without: see `Without`. bf16: matrix products and
     probabilities in bfloat16 where the device has units for it, sums in float32; the gradient then differs from the
     plain form's by a few tenths of a percent.
     """

@@ -1,26 +1,22 @@
 """What followed what in training, as the expert that a bundle carries, and how much of it validation wants.
 
     transitions = fit_transitions(prepared, keep=256)
-    weight, tried, lead = choose_weight(base, transitions, prepared, recipe.transitions, users=6000, seed=0)
+    expert = WithTransitions(base, transitions, weight=1.0, floor=1e-3)
+    weight, tried, lead = choose_weight(expert, prepared, recipe.transitions.weights, users=6000, seed=0)
 
 The baseline transition kNN (training/baselines.py) counts the same: what a bundle is measured beside, it may also know.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.continuous.hybrid import Hybrid
-from model.continuous.recommender import ContinuousRecommender
 from model.continuous.transitions import Transitions, WithTransitions
 from training.data.prepared import Prepared
 from training.stages.validation import Validation, best_weight
-
-if TYPE_CHECKING:
-    from training.recipes.continuous import TransitionsPart
 
 WINDOW, DECAY = 10, 0.8
 FROM_POWER, TO_POWER = 0.5, 0.25
@@ -58,7 +54,7 @@ def count_transitions(
     The sum over (i, then j d later, d <= window) of decay^(d-1), divided by n_i^from_power * n_j^to_power, n the counts
     of the items, so that neither a popular item in the history nor a popular candidate drowns the rest. The powers are
     the best of eight pairs on the validation targets of MovieLens-1M, and close to it on those of Beauty and ML-100K.
-    Memory: the pairs found, and one for each event.
+    Memory: some hundred bytes for each pair that was found, and seven hundred for each event.
     """
     user = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     codes: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
@@ -75,18 +71,16 @@ def count_transitions(
 
 
 def choose_weight(
-    base: ContinuousRecommender | Hybrid,
-    transitions: Transitions,
+    expert: WithTransitions,
     prepared: Prepared,
-    part: TransitionsPart,
+    weights: Sequence[float],
     *,
     users: int,
     seed: int,
 ) -> tuple[float, dict[str, float], tuple[float, float, float]]:
     """The best weight, what each gave on validation, and the lead of the best over the base alone: see `best_weight`.
-    One of part.weights is above zero."""
-    first = WithTransitions(base, transitions, max(part.weights), part.floor)
-    validate = Validation(first, prepared, users, seed)
-    alone = validate(base, first.base_tokens)
-    found = {weight: validate(first.with_weight(weight)) for weight in sorted(set(part.weights)) if weight > 0}
+    expert: with any weight. One of weights is above zero."""
+    validate = Validation(expert, prepared, users, seed)
+    alone = validate(expert.base, expert.base_tokens)
+    found = {weight: validate(expert.with_weight(weight)) for weight in sorted(set(weights)) if weight > 0}
     return best_weight(found, alone)

@@ -31,7 +31,7 @@ from training.progress import Progress, silent
 from training.stages.loop import EVERY, Loop, own_randomness
 from training.stages.precision import products
 from training.stages.schedule import learning_rate
-from training.stages.softmax import Pairs, catalogue_cross_entropy
+from training.stages.softmax import Without, catalogue_cross_entropy
 from training.stages.windows import Batch, Windows
 
 if TYPE_CHECKING:
@@ -195,12 +195,11 @@ def few_sizes(size: int) -> int:
     return step * math.ceil(size / step)
 
 
-def seen_by(batch: Batch, part: TrunkPart, device: torch.device, some: Tensor | None = None) -> Pairs | None:
+def seen_by(batch: Batch, part: TrunkPart, device: torch.device, some: Tensor | None = None) -> Without | None:
     """What the softmax at `some` of the positions does without (`Batch.seen`); None where the recipe has it all in."""
     if not part.exclude_seen:
         return None
-    positions, rows = batch.seen(None if some is None else some.cpu())
-    return positions.to(device), rows.to(device)
+    return batch.seen(None if some is None else some.cpu()).to(device)
 
 
 def _mean_before(vectors: Tensor, before: list[Tensor]) -> tuple[Tensor, Tensor]:

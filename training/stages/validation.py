@@ -55,6 +55,15 @@ def two_halves(metrics: Metrics) -> tuple[Metrics, Metrics]:
     return first, second
 
 
+FEWEST = 20
+
+
+def lead_over(found: Metrics, alone: Metrics) -> tuple[float, float, float] | None:
+    """Mean lead in NDCG@10 and its 95 % bootstrap interval over users; None of fewer than FEWEST, whose interval is too
+    narrow: that of one user has no width at all."""
+    return paired_bootstrap(found, alone) if len(alone.users) >= FEWEST else None
+
+
 def best_weight(
     found: Mapping[float, Metrics], alone: Metrics
 ) -> tuple[float, dict[str, float], tuple[float, float, float]]:

@@ -17,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from training.stages.softmax import Without
+
 STEPS_PER_EPOCH = 150  # wanted
 SMALLEST_STEP = 512  # positions
 
@@ -39,20 +41,22 @@ class Batch:
         """(B, L) True where a position holds an item."""
         return torch.arange(self.rows.shape[1])[None, :] < self.lengths[:, None]
 
-    def seen(self, some: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Pairs (position, row): what its user had met before each of `some` of the real positions (default: all, in
-        their order). Positions are places in `some`, ascending."""
-        lines = zip(self.earlier, self.rows, self.lengths, strict=True)
-        met = [torch.cat([before, own[:length]]) for before, own, length in lines]
-        sizes, already = torch.tensor([len(m) for m in met]), torch.tensor([len(before) for before in self.earlier])
+    def seen(self, some: Tensor | None = None) -> Without:
+        """What its user had met before each of `some` of the real positions (default: all, in their order). Positions
+        are places in `some`."""
         window, place = self.real.nonzero(as_tuple=True)
         if some is not None:
             window, place = window[some], place[some]
-        counts = already[window] + place
-        position = torch.arange(len(counts)).repeat_interleave(counts)
+        position = torch.arange(len(place)).repeat_interleave(place)
         # Each position reads its window's line from the beginning.
-        begin = (sizes.cumsum(0) - sizes)[window] - (counts.cumsum(0) - counts)
-        return position, torch.cat(met)[torch.arange(len(position)) + begin.repeat_interleave(counts)]
+        begin = window * self.rows.shape[1] - (place.cumsum(0) - place)
+        rows = self.rows.flatten()[torch.arange(len(position)) + begin.repeat_interleave(place)]
+        groups = [
+            ((window == number).nonzero()[:, 0], earlier.unique())
+            for number, earlier in enumerate(self.earlier)
+            if len(earlier)
+        ]
+        return Without(position, rows, groups)
 
 
 class Windows:

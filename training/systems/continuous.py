@@ -81,12 +81,13 @@ def build(recipe: ContinuousRecipe, run: Run) -> Built:
     if max(part.weights) > 0:
         with run.stage("transitions"):
             counted = fit_transitions(prepared, part.keep, window=part.window, decay=part.decay)
+            expert = WithTransitions(base, counted, max(part.weights), part.floor)
             weight, tried, lead = choose_weight(
-                base, counted, prepared, part, users=recipe.trunk.validation_users, seed=seed
+                expert, prepared, part.weights, users=recipe.trunk.validation_users, seed=seed
             )
         run.report["transitions_fit"] = {"weight": weight, "tried": tried, "lead": lead}
         if weight > 0:
-            recommender = WithTransitions(base, counted, weight, part.floor)
+            recommender = expert.with_weight(weight)
             beside["without_transitions"] = base
     fill = functools.partial(recommender.save, include_base=recipe.language.include_base)
     return Built(recommender, fill, beside)
