@@ -259,7 +259,10 @@ class SqliteStore:
                 self._db.execute("DELETE FROM popularity WHERE count <= 0")
                 self._db.execute("DELETE FROM tokens WHERE user_id = ?", (user_id,))
                 self._db.execute("DELETE FROM met WHERE user_id = ?", (user_id,))
-                return self._db.execute("DELETE FROM event WHERE user_id = ?", (user_id,)).rowcount
+                erased = self._db.execute("DELETE FROM event WHERE user_id = ?", (user_id,)).rowcount
+            # The log of writes still holds the pages as they were: it goes into the file, and is cut to nothing.
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            return erased
 
         return await self._run(erase, _ERASE_WAITS)
 

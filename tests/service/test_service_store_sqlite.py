@@ -180,6 +180,21 @@ async def test_an_erasure_has_more_time_than_other_writes(tmp_path: Path) -> Non
     await store.close()
 
 
+async def test_nothing_of_who_was_erased_is_left_in_any_file(tmp_path: Path) -> None:
+    store = await opened(tmp_path / "store.db")
+    await store.append([event("erased-user", f"item-{n}") for n in range(50)])
+    await store.append([event("bob", "a")])
+
+    def found() -> int:
+        return sum(path.read_bytes().count(b"erased-user") for path in tmp_path.iterdir())
+
+    assert found() > 0
+    assert await store.erase("erased-user") == 50
+    assert found() == 0
+    assert (await store.read_user("bob", BUNDLE)).seen == {"a"}
+    await store.close()
+
+
 async def test_closing_waits_for_what_runs(tmp_path: Path) -> None:
     store = await opened(tmp_path / "store.db")
     release = threading.Event()
