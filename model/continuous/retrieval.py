@@ -97,7 +97,8 @@ def _masses(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     masses = logits.exp()
     partition = masses.sum(dim=1, keepdim=True).log()
-    if bool(partition.amin() > _RAISED[0]) and bool(partition.amax() < _RAISED[1]):  # not so of inf and nan
+    low, high = map(float, partition.aminmax())
+    if _RAISED[0] < low and high < _RAISED[1]:  # not so of inf and nan
         return masses, partition.neg().exp(), partition
     partition = logits.logsumexp(dim=1, keepdim=True)
     return (logits - partition).exp_(), torch.ones_like(partition), partition
